@@ -197,3 +197,10 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
             load_config(path)
         assert caught.value.message.startswith(f"cannot read {path}: {why}")
         assert caught.value.hint == "make it readable UTF-8 text"
+
+
+@pytest.mark.parametrize("cores", ["0", "1025", "true", '"2"', "1.5"])
+def test_the_proxy_has_a_whole_number_of_threads(cores: str) -> None:
+    with pytest.raises(ConfigError, match=r"proxy\.cores: a number from 1 to 1024 was expected"):
+        parse_config(f"[proxy]\ncores = {cores}", "config.toml")
+    assert parse_config("[proxy]\ncores = 4", "config.toml").proxy.cores == 4

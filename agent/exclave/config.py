@@ -95,6 +95,12 @@ def _duration(value: Any) -> float:
     return parse_duration(_text(value))
 
 
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1024:
+        raise ValueError(f"a number from 1 to 1024 was expected, found {value!r}")
+    return value
+
+
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -178,6 +184,7 @@ class ProxyConfig:
     drain: float = _key(_duration, '"30s"', "how long open connections may go on when this machine leaves")
     swap_bound: float = _key(_duration, '"10m"', "how long open connections may go on in a proxy that was replaced")
     memory_limit: int = _key(_size, '"1GiB"', "a proxy that uses more memory is replaced")
+    cores: int = _key(_whole, "1", "how many threads of the proxy carry traffic")
 
 
 @dataclass(frozen=True)

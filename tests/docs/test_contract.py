@@ -105,7 +105,9 @@ def test_the_default_of_a_key_is_the_one_in_the_list(table: str, key: str) -> No
     if not cell.startswith("`"):
         assert default in (None, ()), cell
         return
-    given = parse_config(f'[{table}]\n{key} = "{cell.strip("`")}"', "the document")
+    value = cell.strip("`")
+    written = value if isinstance(default, int) and value.isdecimal() else f'"{value}"'
+    given = parse_config(f"[{table}]\n{key} = {written}", "the document")
     assert getattr(getattr(given, table), key) == default
 
 

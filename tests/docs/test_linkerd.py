@@ -19,7 +19,7 @@ def test_every_variable_that_the_proxy_is_given_is_listed() -> None:
         drain=30.0, families=(4, 6),
     )  # fmt: skip
     text = LINKERD.section("The proxy").text.split("These variables are set.")[1]
-    assert {f"{PREFIX}{name}" for name in re.findall(r"`([A-Z_]+)`", text)} - {PREFIX * 2} == set(environment)
+    assert {f"{PREFIX}{name}" for name in re.findall(r"`([A-Z0-9_]+)`", text)} - {PREFIX * 2} == set(environment)
 
 
 def test_every_refused_version_is_named() -> None:

@@ -114,3 +114,10 @@ def test_another_anchor_is_another_environment() -> None:
     ]
     assert environment_digest(environments[0]) != environment_digest(environments[1])
     assert environments[1]["LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"] == settings.anchors * 2
+
+
+def test_the_number_of_threads_is_written_as_linkerds_chart_writes_a_fixed_one() -> None:
+    found = proxy_environment(
+        make_settings(), "web-k7q2x-1", (ADDRESS,), "a", SOCKET, "info", drain=30.0, families=(4,), cores=4
+    )
+    assert (found["LINKERD2_PROXY_CORES"], found["LINKERD2_PROXY_CORES_MIN"]) == ("4", "4")

@@ -17,6 +17,8 @@ from exclave.swap.plan import (
     RejectRequest,
     SwapFacts,
     SwapReason,
+    drain_time,
+    is_swap_due,
     plan_swap,
 )
 
@@ -82,6 +84,18 @@ FACTS = st.builds(
     aborted_at=st.none() | st.floats(0, NOW),
     memory_at=st.none() | st.floats(0, NOW),
 )
+
+
+@given(FACTS, st.floats(0, 1e6))
+def test_a_swap_is_due_if_it_would_begin_were_its_slot_free(facts: SwapFacts, now: float) -> None:
+    alone = replace(facts, chosen="a", is_ready=True, others=())
+    assert is_swap_due(facts, now) == isinstance(plan_swap(alone, now), BeginSwap)
+
+
+def test_a_replaced_instance_may_serve_for_less_time_if_a_swap_waits_for_its_slot() -> None:
+    assert drain_time(600.0, 30.0, is_due=False) == 600.0
+    assert drain_time(600.0, 30.0, is_due=True) == 30.0
+    assert drain_time(6.0, 30.0, is_due=True) == 6.0
 
 
 @given(FACTS)

@@ -76,6 +76,18 @@ async def test_the_old_instance_is_ended_at_the_bound_although_a_connection_is_o
             assert load.figures["failed"] <= 1, way
 
 
+async def test_a_swap_waits_for_an_instance_that_drains_no_longer_than_the_drain_time() -> None:
+    async with open_lab() as lab, lab.agent(bound=3600.0, drain=1.0) as agent:
+        await agent.until_alone()
+        async with lab.load(workers=1, long=1) as loads:
+            for _ in range(2):
+                await agent.send("swap")
+                outcome = await agent.outcome()
+                assert outcome["error"] is None
+        for way, load in loads.items():
+            assert all(failure.startswith(CONNECTION_ENDED) for failure in load.figures["failures"]), way
+
+
 async def test_a_forced_swap_does_not_wait_for_a_draining_instance() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         await agent.until_alone()

@@ -38,6 +38,11 @@ _TIMEOUTS = {
     "OUTBOUND_CONNECT_EXP_BACKOFF_MIN": "100ms",
     "OUTBOUND_CONNECT_EXP_BACKOFF_MAX": LONGEST_CONNECT_PAUSE,
     "OUTBOUND_CONNECT_EXP_BACKOFF_JITTER": "0.5",
+    # A connection whose peer has silently disappeared is found in 13 s. Values of Linkerd's chart.
+    "INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL": "10s",
+    "INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT": "3s",
+    "OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL": "10s",
+    "OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT": "3s",
     "CONTROL_STREAM_INITIAL_TIMEOUT": "3s",
     "CONTROL_STREAM_IDLE_TIMEOUT": "5m",
     "CONTROL_STREAM_LIFETIME": "1h",
@@ -54,11 +59,13 @@ def proxy_environment(
     *,
     drain: float,
     families: tuple[Family, ...],
+    cores: int = 1,
 ) -> dict[str, str]:
     """The environment of one instance.
 
     `addresses`: the member's in the mesh, the only inbound destinations that the proxy accepts. `families`: those of
     the private link. `drain`: the proxy's grace period in seconds. `log`: its log filter.
+    `cores`: the threads that carry traffic, at most one for each processor.
     """
     inbound_family: Family = 6 if ip_address(addresses[0]).version == 6 else 4
     inbound = instance_address(instance, inbound_family)
@@ -71,6 +78,9 @@ def proxy_environment(
         "OUTBOUND_LISTEN_ADDR": outbound[0],
         "OUTBOUND_LISTEN_ADDRS": ",".join(outbound),
         "ADMIN_LISTEN_ADDR": join_host_port(instance_address(instance), ADMIN_PORT),
+        # As the chart writes a fixed number. Without it the proxy has one thread.
+        "CORES": str(cores),
+        "CORES_MIN": str(cores),
         "SHUTDOWN_GRACE_PERIOD": f"{round(drain * 1000)}ms",
         **_identity(settings, socket),
         **_control_plane(settings, member),

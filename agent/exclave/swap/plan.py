@@ -88,6 +88,20 @@ def plan_swap(facts: SwapFacts, now: float) -> Action:
     return BeginSwap(reason) if now >= until else Idle(until)
 
 
+def is_swap_due(facts: SwapFacts, now: float) -> bool:
+    """True if a swap would begin now, were its slot free."""
+    if facts.is_asked:
+        return True
+    reason = _reason(facts)
+    return reason is not None and now >= _not_before(facts, reason)
+
+
+def drain_time(bound: float, drain: float, *, is_due: bool) -> float:
+    """Seconds that a replaced instance may serve what it has: fewer if another swap waits for its slot."""
+    # Pods use one HTTP/2 connection for as long as they have traffic, so most instances are never quiet before.
+    return min(bound, drain) if is_due else bound
+
+
 def _reason(facts: SwapFacts) -> SwapReason | None:
     for reason in (SwapReason.ENVIRONMENT, SwapReason.BINARY, SwapReason.MEMORY):
         if Difference(reason.value) in facts.outdated:

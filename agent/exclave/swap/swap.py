@@ -28,7 +28,17 @@ from exclave.proxy.states import InstanceState
 from exclave.redirect.reconciler import Redirect
 from exclave.redirect.rules.policy import RedirectPolicy
 from exclave.swap.evidence import count_clients, count_policies, count_sockets, try_connection, wanted_policies
-from exclave.swap.plan import QUIET_POLLS, BeginSwap, DrainOther, RejectRequest, SwapFacts, SwapReason, plan_swap
+from exclave.swap.plan import (
+    QUIET_POLLS,
+    BeginSwap,
+    DrainOther,
+    RejectRequest,
+    SwapFacts,
+    SwapReason,
+    drain_time,
+    is_swap_due,
+    plan_swap,
+)
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +98,7 @@ class Swap:
         self.problem: Latest[str | None] = Latest(None)
         self.results: Counter[str] = Counter()
         self.clients: Latest[int | None] = Latest(None)
-        self._bound = config.swap_bound
+        self._bound, self._drain_time = config.swap_bound, config.drain
         self._membership = membership
         self._proxy = proxy
         self._trial = trial
@@ -286,8 +296,8 @@ class Swap:
         """End an instance without open connections, or after the drain time. It may be chosen again before that."""
         self._enter(SwapPhase.DRAINING)
         self._proxy.retire(old)
-        quiet, deadline = 0, trio.current_time() + self._bound
-        while quiet < QUIET_POLLS and trio.current_time() < deadline and not self._is_forced:
+        quiet, began = 0, trio.current_time()
+        while quiet < QUIET_POLLS and trio.current_time() < began + self._longest_drain() and not self._is_forced:
             clients = await self._count_clients(old)
             self.clients.set(clients)
             quiet = quiet + 1 if clients == 0 else 0
@@ -302,6 +312,10 @@ class Swap:
             self._proxy.dismiss(old)
             await self._proxy.wait_gone(old)
         self.phase.set(None)
+
+    def _longest_drain(self) -> float:
+        is_due = is_swap_due(self._facts(), trio.current_time())
+        return drain_time(self._bound, self._drain_time, is_due=is_due)
 
     async def _count_clients(self, old: Instance) -> int:
         """Open connections of an instance, by its metrics or by the kernel, whichever is more."""

@@ -188,6 +188,7 @@ class ProxyLauncher:
             self.config.log,
             drain=self.config.drain,
             families=find_families(instance),
+            cores=self.config.cores,
         )
 
 
