@@ -329,6 +329,48 @@ async def test_one_object_is_followed_without_a_right_to_list(
                 assert isinstance(await events.__anext__(), Removed)
 
 
+async def test_a_watch_that_loops_is_published_until_it_works(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def expire(asked: Asked, reply: Reply) -> None:
+        if "watch=1" in asked.target and trio.current_time() < works_from:
+            await reply.send(410, {"kind": "Status", "reason": "Expired", "message": "too old"})
+        elif "watch=1" in asked.target:
+            await reply.start(200)
+            await reply.line({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}})
+            await trio.sleep(100)
+        else:
+            await reply.send(200, {"metadata": {"name": "a", "resourceVersion": "5"}})
+
+    caplog.set_level(logging.INFO, "exclave")
+    works_from = trio.current_time() + 60
+    async with open_https(expire) as served, cluster_of(served) as cluster:
+        async with cluster.watch(CONFIG_MAPS, "shop", "a") as events:
+            await events.__anext__()
+            why = await cluster.looping.wait_for(lambda text: text is not None)
+            assert why == "configmaps a in shop: the version to watch from is too old; 3 times in a row"
+            waiting = await cluster.waiting.wait_for(lambda text: text is not None)
+            assert waiting == "to watch configmaps a: the version to watch from is too old"
+            assert trio.current_time() < works_from, "reported while it loops, although each read is answered"
+            await cluster.looping.wait_for(lambda text: text is None)
+            assert trio.current_time() >= works_from
+        assert "the watch of configmaps a in shop works again" in caplog.text
+
+
+async def test_a_loop_is_forgotten_with_its_watch(autojump_clock: trio.testing.MockClock) -> None:
+    async def expire(asked: Asked, reply: Reply) -> None:
+        if "watch=1" in asked.target:
+            await reply.send(410, {"kind": "Status", "reason": "Expired", "message": "too old"})
+        else:
+            await reply.send(200, {"metadata": {"name": "a", "resourceVersion": "5"}})
+
+    async with open_https(expire) as served, cluster_of(served) as cluster:
+        async with cluster.watch(CONFIG_MAPS, "shop", "a") as events:
+            await events.__anext__()
+            await cluster.looping.wait_for(lambda text: text is not None)
+        assert cluster.looping.value is None
+
+
 async def test_a_patient_request_waits_for_the_server_to_come_back(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from typing import get_args
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.api.requests import MEMBERS, Object
+from exclave.api.requests import MEMBERS, Object, Request
 from exclave.cluster.watch import (
+    FIRST_EVENT,
     GRACE,
     LONGEST,
     LONGEST_LINE,
     PATIENCE_WITH_VERSIONS,
     RECONNECT,
+    SETTLED,
     SHORTEST,
     SILENCE,
     Abort,
@@ -33,11 +36,19 @@ from exclave.cluster.watch import (
     Read,
     Removed,
     Report,
+    Silent,
     Upserted,
     WatchEvent,
     WatchMachine,
 )
 from exclave.errors import ApiRefusal
+from exclave_sandbox.apiserver.access import TokenKey
+from exclave_sandbox.apiserver.api import Api, Watch
+from exclave_sandbox.apiserver.kinds import kinds
+from exclave_sandbox.apiserver.messages import HttpRequest, Refusal
+from exclave_sandbox.apiserver.messages import Reply as HttpReply
+from support.store import make_store
+from support.store import member as make_member
 
 COLLECTION = "/apis/exclave.dev/v1alpha1/namespaces/shop/members"
 
@@ -285,11 +296,51 @@ SCENARIOS: list[tuple[str, str | None, Sequence[Report], list[WatchEvent], str, 
     ),
     ("one object is read first", ONE, [], [], "fetch /web-1", []),
     (
-        "one object is delivered and watched from its version",
+        "one object is delivered and watched from any version, since its own may be too old",
         ONE,
         [Answered(member(5))],
         [Upserted(member(5))],
-        "watch from 5",
+        "watch from 0",
+        [],
+    ),
+    (
+        "one object that a stream sends first is not delivered again, and its version is not one to continue from",
+        ONE,
+        [Answered(member(5)), Opened(), lines(("ADDED", member(5))), Lost("cut")],
+        [Upserted(member(5))],
+        "fetch /web-1",
+        ["cut"],
+    ),
+    (
+        "one object's stream goes on from a bookmark",
+        ONE,
+        [
+            *(Answered(member(5)), Opened(), lines(("ADDED", member(5)), ("MODIFIED", member(6))), Lost("cut")),
+            *(Opened(), lines(bookmark(90)), Lost("cut")),
+        ],
+        [Upserted(member(5)), Upserted(member(6))],
+        "watch from 90",
+        ["cut", "cut"],
+    ),
+    (
+        "one object's stream goes on from its last change",
+        ONE,
+        [Answered(member(5)), Opened(), lines(("ADDED", member(5)), ("MODIFIED", member(95))), Lost("cut")],
+        [Upserted(member(5)), Upserted(member(95))],
+        "watch from 95",
+        ["cut"],
+    ),
+    (
+        "one object's older state, from a server that is behind, is not delivered",
+        ONE,
+        [
+            Answered(member(9, uid="u2")),
+            Opened(),
+            lines(("ADDED", member(5)), ("DELETED", member(7)), ("ADDED", member(9, uid="u2"))),
+            lines(("MODIFIED", member(12, uid="u2"))),
+        ],
+        [Upserted(member(9, uid="u2")), Upserted(member(12, uid="u2"))],
+        "read",
         [],
     ),
     (
@@ -314,7 +365,7 @@ SCENARIOS: list[tuple[str, str | None, Sequence[Report], list[WatchEvent], str, 
         ONE,
         [refused(404), refused(404), refused(404), Answered(member(9))],
         [Removed(STUB), Upserted(member(9))],
-        "watch from 9",
+        "watch from 0",
         ["no", "no", "no"],
     ),
     (
@@ -330,7 +381,7 @@ SCENARIOS: list[tuple[str, str | None, Sequence[Report], list[WatchEvent], str, 
         ONE,
         [Answered(member(5)), Opened(), lines(error(410, "Expired", "old")), Answered(member(5))],
         [Upserted(member(5))],
-        "watch from 5",
+        "watch from 0",
         [],
     ),
     (
@@ -357,15 +408,45 @@ def test_scenario(
     assert [why for _, why in run.pauses] == pauses
 
 
-def test_a_stream_is_asked_for_with_bookmarks_and_an_end() -> None:
+def test_one_object_deleted_between_the_read_and_the_stream_is_read_again() -> None:
+    run = Run(ONE).hear(Answered(member(5)), Opened())
+    assert run.action == Read(run.now + FIRST_EVENT)
+    run.now += FIRST_EVENT
+    run.hear(Silent(), refused(404))
+    assert run.delivered == [Upserted(member(5)), Removed(member(5))]
+
+
+def test_one_object_that_a_stream_has_sent_is_read_until_the_end() -> None:
+    run = Run(ONE).hear(Answered(member(5)), Opened(), lines(("ADDED", member(5))))
+    assert run.action == Read(run.now + SHORTEST + GRACE)
+    run.now += SHORTEST
+    run.hear(Ended())
+    assert run.asks == "fetch /web-1"
+    assert not run.pauses
+
+
+def test_a_stream_from_any_version_is_asked_for_without_bookmarks() -> None:
+    """With them, an API server whose etcd is older refuses it for ever."""
     action = Run(ONE, draw=0.5).hear(Answered(member(5))).action
+    assert isinstance(action, Open)
+    assert action.request.query == {
+        "watch": "1",
+        "resourceVersion": "0",
+        "timeoutSeconds": "360",
+        "fieldSelector": "metadata.name=web-1",
+    }
+
+
+def test_a_stream_is_asked_for_with_bookmarks_and_an_end() -> None:
+    changed = lines(("MODIFIED", member(7)))
+    action = Run(ONE, draw=0.5).hear(Answered(member(5)), Opened(), changed, Lost("cut")).action
     assert isinstance(action, Open)
     assert action.request.path == COLLECTION
     assert action.request.verb == "watch"
     assert action.request.what == "members web-1"
     assert action.request.query == {
         "watch": "1",
-        "resourceVersion": "5",
+        "resourceVersion": "7",
         "allowWatchBookmarks": "true",
         "timeoutSeconds": "360",
         "fieldSelector": "metadata.name=web-1",
@@ -432,6 +513,51 @@ def test_a_stream_that_lasted_is_a_success_even_if_it_brought_nothing() -> None:
     assert [seconds for seconds, _ in run.pauses] == [1]
 
 
+@pytest.mark.parametrize(
+    ("reports", "loop"),
+    [
+        pytest.param([page(4), *[refused(410), page(5)] * 2], None, id="two versions are too old"),
+        pytest.param(
+            [page(4), *[refused(410), page(5)] * 3],
+            "the version to watch from is too old; 3 times in a row",
+            id="three versions are too old",
+        ),
+        pytest.param(
+            [page(4), *[Opened(), Ended()] * 5],
+            "the API server ended the watch early; 5 times in a row",
+            id="streams end early",
+        ),
+        pytest.param([page(4), *[Opened(), Lost("x")] * 5, Lost("y")], "y; 5 times in a row", id="streams break"),
+        pytest.param([page(4), *[Lost("x")] * 9], None, id="a server that is away is no loop"),
+        pytest.param([page(4), *[Opened(), Ended()] * 5, Opened(), lines(bookmark(9))], None, id="a stream works"),
+        pytest.param(
+            [page(4), Opened(), lines(bookmark(9)), Ended(), *[refused(410), page(5)] * 3],
+            "the version to watch from is too old; 3 times in a row",
+            id="streams worked before",
+        ),
+    ],
+)
+def test_a_watch_that_is_answered_and_never_works_is_a_loop(reports: Sequence[Report], loop: str | None) -> None:
+    assert Run(ALL).hear(*reports).machine.loop == loop
+
+
+def test_one_object_that_each_stream_sends_first_is_no_success() -> None:
+    run = Run(ONE).hear(*[Answered(member(5)), Opened(), lines(("ADDED", member(5))), Ended()] * 4)
+    assert [seconds for seconds, _ in run.pauses] == [1, 2, 4, 8]
+    assert run.machine.loop == "the API server ended the watch early; 4 times in a row"
+
+
+def test_a_loop_ends_when_a_stream_has_lasted() -> None:
+    run = Run(ONE).hear(*[Answered(member(5)), Opened(), lines(("ADDED", member(5))), Ended()] * 4)
+    run.hear(Answered(member(5)), Opened(), lines(("ADDED", member(5))))
+    assert run.action == Read(run.now + SETTLED)
+    assert run.machine.loop
+    run.now += SETTLED
+    run.hear(Silent())
+    assert run.machine.loop is None
+    assert run.action == Read(run.now - SETTLED + SHORTEST + GRACE)
+
+
 def test_a_server_sets_the_least_pause() -> None:
     run = Run(ALL).hear(refused(429, retry_after=12.0), refused(503, retry_after=0.5))
     assert [seconds for seconds, _ in run.pauses] == [12, 2]
@@ -488,3 +614,38 @@ def test_words_are_equal_by_content_and_differ_by_kind() -> None:
     assert Upserted(found) != Removed(found)
     assert Pause(1.0, "x") != Pause(2.0, "x")
     assert Lost("x") != Lost("y")
+
+
+def test_one_object_is_followed_by_an_api_server_that_was_restarted_after_changes_of_others() -> None:
+    """Its own version is too old for a watch then, and stays so while the object does not change."""
+    store = make_store()
+    api = Api(store, TokenKey(ec.generate_private_key(ec.SECP256R1())), "admin", lambda: 0.0, lambda: "uid")
+
+    def respond(request: Request) -> HttpReply | Watch:
+        headers = {"authorization": "Bearer admin"}
+        return api.respond(HttpRequest(request.method, request.path, request.query, headers))
+
+    def serve(action: Action) -> list[Report]:
+        if isinstance(action, Fetch):
+            reply = respond(action.request)
+            assert isinstance(reply, HttpReply) and isinstance(reply.body, dict)
+            return [Answered(reply.body)]
+        assert isinstance(action, Open)
+        watch = respond(action.request)
+        assert isinstance(watch, Watch)
+        try:
+            changes = store.history.since_for_watch(watch.scope, watch.revision)
+        except Refusal as refused:
+            return [Opened(), lines(("ERROR", refused.status))]
+        return [Opened(), lines(*(("ADDED", one) for one in watch.initial)), Arrived(b"".join(c.line for c in changes))]
+
+    store.create(kinds.NAMESPACES, "", {"metadata": {"name": "shop"}})
+    for name in ("web-abcde-1", "web-abcde-2"):
+        store.create(kinds.MEMBERS, "shop", make_member(name))
+    store.history.restart()
+    run = Run("web-abcde-1")
+    for _ in range(2):  # a read, and a stream
+        run.hear(*serve(run.action))
+    assert run.asks == "read"
+    assert not run.pauses
+    assert [type(event) for event in run.delivered] == [Upserted]

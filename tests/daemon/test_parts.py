@@ -34,7 +34,9 @@ READY = ListingView(True, (8080,), True, "Ready", "all stands", (ProbeResult(808
 def whole() -> Parts:
     """A ready member."""
     parts = Parts(EndingSwitch(), RECORD)
-    parts.cluster = fake_part(reachable=True, waiting=None, credential=Credential("secret-token", NOW, NOW + 3600))
+    parts.cluster = fake_part(
+        reachable=True, waiting=None, looping=None, credential=Credential("secret-token", NOW, NOW + 3600)
+    )
     parts.cluster.skew = 300.0
     parts.cluster.server, parts.cluster.counts = "https://10.0.0.1:6443", Counter({("get", "200"): 2, ("get", ""): 1})
     parts.membership = fake_part(
@@ -342,6 +344,14 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
     "an address that somebody else overwrites": (
         set_value("membership", "address_problem", AddressProblem("it is replaced", "find it", is_overwritten=True)),
         Problem("address-overwritten", "it is replaced", "find it"),
+    ),
+    "a watch that loops": (
+        set_value("cluster", "looping", "members web-k7q2x-1 in shop: too old; 3 times in a row"),
+        Problem(
+            "watch-loops",
+            "the watch of members web-k7q2x-1 in shop: too old; 3 times in a row; changes arrive late",
+            "find out what ends it: read the logs of the API server, and of load balancers in front of it",
+        ),
     ),
     "settings": (
         set_value("membership", "problem", "version 9"),

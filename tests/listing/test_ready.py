@@ -184,6 +184,15 @@ CASES: dict[str, Case] = {
         reported(READY),
         (SetReady(Readiness(True, "Ready", f"{READY.message}; but 10.77.0.20 stays", "address-kept")),),
     ),
+    "a watch that loops costs nothing, and is reported": (
+        replace(LISTED, watch_note="the watch of members web-1 is too old"),
+        reported(READY),
+        (
+            SetReady(
+                Readiness(True, "Ready", f"{READY.message}; but the watch of members web-1 is too old", "watch-loops")
+            ),
+        ),
+    ),
     "both at once": (
         replace(LISTED, address_note="10.77.0.20 stays", assessment=AWAY),
         reported(Readiness(True, "Ready", READY.message, "address-kept")),

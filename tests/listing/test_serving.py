@@ -381,6 +381,17 @@ async def test_an_address_that_stays_is_noted_in_the_condition(world: Any) -> No
         assert made.reported() == [f"{READY}; but 10.77.0.20 stays"]
 
 
+async def test_a_watch_that_loops_is_noted_in_the_condition(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        made.reported()
+        made.membership.looping.set("members web-k7q2x-1: too old")
+        await trio.sleep(1)
+        assert made.reported() == [f"{READY}; but the watch of members web-k7q2x-1: too old"]
+
+
 async def test_new_settings_bring_new_probes(world: Any) -> None:
     made = world()
     async with made.listed() as listing:

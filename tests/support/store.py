@@ -92,6 +92,7 @@ class StoreCluster:
         self.trace: list[str] = []  # requests that were answered, by verb and object
         self.reachable = Latest(True)
         self.waiting: Latest[str | None] = Latest(None)
+        self.looping: Latest[str | None] = Latest(None)
         self.credential = Latest(Credential("t", now(), now() + 3600))
         self.counts: Counter[tuple[str, str]] = Counter()
         self.server = SERVER

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
@@ -28,6 +29,7 @@ from exclave.cluster.watch import (
     Pause,
     Read,
     Report,
+    Silent,
     WatchEvent,
     WatchMachine,
 )
@@ -48,6 +50,7 @@ class Cluster:
     """One cluster under one identity. Made by `open_cluster`; every call may be cancelled.
 
     `reachable`: the last request was answered, with any status. `waiting`: a wait over 15 s, with its reason.
+    `looping`: a watch that is refused or ended again and again although the server answers, with the reason.
     `counts`: requests by verb and HTTP status, "" without an answer.
     """
 
@@ -55,6 +58,8 @@ class Cluster:
         self.reachable: Latest[bool] = exchange.reachable
         self.waiting: Latest[str | None] = exchange.waits.latest
         self.counts: Counter[tuple[str, str]] = exchange.counts
+        self.looping: Latest[str | None] = Latest(None)
+        self._loops: dict[str, str] = {}  # of the watches that loop: why, by what they watch
         self._exchange = exchange
         self._draw = draw
 
@@ -103,21 +108,40 @@ class Cluster:
         No event is lost. The first is Listed, or for one object Upserted or Removed. Raises ApiRefusal.
         """
         deliver, events = trio.open_memory_channel[WatchEvent](0)
-        follower = _Follower(self._exchange, WatchMachine(resource, namespace, name), deliver, self._draw)
+        what = f"{resource.plural} {name or ''}".rstrip()
+        report_loop = partial(self._report_loop, f"{what} in {namespace}" if namespace else what)
+        machine = WatchMachine(resource, namespace, name)
+        follower = _Follower(self._exchange, machine, deliver, self._draw, report_loop)
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(follower.run, f"to watch {resource.plural} {name or ''}".rstrip())
+            nursery.start_soon(follower.run, f"to watch {what}")
             yield events
             nursery.cancel_scope.cancel()
+
+    def _report_loop(self, what: str, why: str | None) -> None:
+        if why is None:
+            if self._loops.pop(what, None) is not None:
+                log.info("the watch of %s works again", what)
+        else:
+            if what not in self._loops:
+                log.warning("the watch of %s does not come to work, and is tried again: %s", what, why)
+            self._loops[what] = why
+        self.looping.set(next((f"{name}: {reason}" for name, reason in self._loops.items()), None))
 
 
 class _Follower:
     def __init__(
-        self, exchange: Exchange, machine: WatchMachine, deliver: "trio.MemorySendChannel[WatchEvent]", draw: Draw
+        self,
+        exchange: Exchange,
+        machine: WatchMachine,
+        deliver: "trio.MemorySendChannel[WatchEvent]",
+        draw: Draw,
+        report_loop: Callable[[str | None], None],
     ) -> None:
         self._exchange = exchange
         self._machine = machine
         self._deliver = deliver
         self._draw = draw
+        self._report_loop = report_loop
         self._wait: Wait | None = None
 
     async def run(self, what: str) -> None:
@@ -126,6 +150,7 @@ class _Follower:
                 await self._do_step(what)
         finally:
             self._stop_waiting()
+            self._report_loop(None)
 
     async def _do_step(self, what: str) -> None:
         action = self._machine.next_action(trio.current_time(), self._draw())
@@ -170,9 +195,12 @@ class _Follower:
             self._report(Lost(problem.message))
 
     def _report(self, report: Report) -> None:
-        if isinstance(report, Answered | Opened):
-            self._stop_waiting()
         self._machine.receive(report, trio.current_time())
+        loop = self._machine.loop
+        self._report_loop(loop)
+        # An answer ends the wait, but not in a loop, in which each answer is of no use.
+        if loop is None and isinstance(report, Answered | Opened | Arrived | Silent):
+            self._stop_waiting()
 
     def _stop_waiting(self) -> None:
         if self._wait is not None:
@@ -186,7 +214,7 @@ async def _read(received: AsyncIterator[bytes], until: float) -> Report:
             return Arrived(await received.__anext__())
         except StopAsyncIteration:
             return Ended()
-    return Lost("the API server fell silent")
+    return Silent()
 
 
 @asynccontextmanager

@@ -35,6 +35,17 @@ LONGEST_LINE = 16 * 1024 * 1024  # bytes; an object in etcd has at most a tenth 
 
 PATIENCE_WITH_VERSIONS = 5  # times that a server may report our version as ahead of its own; then its etcd was restored
 
+LOOPING = 3  # fruitless streams in a row after which the watch counts as looping: a restarted server costs one
+
+# A stream from this version first has the object as it is (ADDED), then its changes. It never gets 410: the version
+# that a GET returns is the object's own, and a server that has restarted, or that has stored enough newer changes of
+# other objects, refuses to watch from there. Source: "Get State and Start at Any" in the document above.
+# With bookmarks, newer servers refuse it if their etcd is older than 3.4.31 or 3.5.13 ("the required storage feature
+# RequestWatchProgress is disabled": isListWatchRequest in k8s.io/apiserver/pkg/storage/cacher/cacher.go).
+ANY_VERSION = "0"
+
+FIRST_EVENT = 10.0  # seconds until such a stream has sent the object; else it may be gone, and is read again
+
 TOO_LARGE = "Too large resource version"  # a version is ahead of the server (k8s.io/apiserver/pkg/storage/errors.go)
 
 
@@ -78,7 +89,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Read:
-    """Read from the open stream until `until`; receive Arrived, Ended, or Lost at that time."""
+    """Read from the open stream until `until`; receive Arrived, Ended, Lost, or Silent at that time."""
 
     until: float
 
@@ -133,13 +144,19 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Silent:
+    """The time of a Read is over."""
+
+
+@dataclass(frozen=True)
 class Lost:
-    """No server was reached, the stream broke, or the time of a Read is over."""
+    """No server was reached, or the stream broke."""
 
     why: str
 
 
-Report = Answered | Opened | Arrived | Ended | ApiRefusal | Lost  # ApiRefusal: the answer to a Fetch or an Open
+# ApiRefusal: the answer to a Fetch or an Open.
+Report = Answered | Opened | Arrived | Ended | Silent | ApiRefusal | Lost
 
 
 class _Step(Enum):
@@ -152,9 +169,10 @@ class _Step(Enum):
 class WatchMachine:
     """Follows `resource`: all of it in `namespace` (None: everywhere), or the one object called `name`.
 
-    A collection is listed page by page, then watched from the list's version. One object is read, then watched by name,
-    which needs no right to list. A stream that ends or fails is opened again from the last version. A version that is
-    too old (410) requires a new list or read. Pauses grow until a stream succeeds. Refusals (401, 403, …) end in Abort.
+    A collection is listed page by page, then watched from the list's version. One object is read, then watched by name
+    from any version, which needs no right to list. A stream that ends or fails is opened again from the last version. A
+    version that is too old (410) requires a new list or read. Pauses grow until a stream succeeds. Refusals (401, 403,
+    …) end in Abort.
     """
 
     def __init__(self, resource: Resource, namespace: str | None, name: str | None = None) -> None:
@@ -170,6 +188,7 @@ class WatchMachine:
         self._absent = False  # the one object was reported gone
         self._refusal: ApiRefusal | None = None
         self._attempt = 0  # failures since the last success
+        self._fruitless = 0  # in a row: streams and versions that failed before a stream succeeded
         self._ahead = 0  # in a row: the server's store is behind our version
         self._trouble: tuple[str, float] | None = None  # why to pause, and for how many seconds at least
         self._pause = Pause(0.0, "")
@@ -178,12 +197,20 @@ class WatchMachine:
         self._heard = 0.0
         self._bookmarked = False
         self._brought = False
+        self._is_present = False  # of the open stream: it has sent the one object
         self._rest = b""  # of the open stream: the unfinished last line
 
     @property
     def is_reading(self) -> bool:
         """True if the stream that was opened is still in use."""
         return self._step is _Step.READ
+
+    @property
+    def loop(self) -> str | None:
+        """Why this watch loops, for a person: the server answers, but `LOOPING` streams in a row were of no use."""
+        if self._fruitless < LOOPING or self._brought:
+            return None
+        return f"{self._pause.why or 'it ended early'}; {self._fruitless} times in a row"
 
     def next_action(self, now: float, draw: float) -> Action:
         """The next action. Events come first; the time of a pause is drawn once."""
@@ -197,7 +224,7 @@ class WatchMachine:
         if now < self._pause.until:
             return self._pause
         if self._step is _Step.READ:
-            return Read(self._deadline())
+            return Read(self._next_look())
         if self._step is _Step.ABORT:
             assert self._refusal is not None
             return Abort(self._refusal)
@@ -215,10 +242,12 @@ class WatchMachine:
         elif isinstance(report, Opened):
             self._step = _Step.READ
             self._opened = self._heard = now
-            self._bookmarked = self._brought = False
+            self._bookmarked = self._brought = self._is_present = False
             self._rest = b""
         elif isinstance(report, Ended):
             self._receive_end(now)
+        elif isinstance(report, Silent):
+            self._receive_silence(now)
         elif isinstance(report, Lost):
             self._leave_stream(now)
             self._try_again(report.why)
@@ -235,9 +264,10 @@ class WatchMachine:
         query = {
             "watch": "1",
             "resourceVersion": self._version,
-            "allowWatchBookmarks": "true",
             "timeoutSeconds": str(self._lifetime),
         }
+        if self._version != ANY_VERSION:
+            query["allowWatchBookmarks"] = "true"
         what = self._resource.plural
         if self._name is not None:
             query["fieldSelector"] = f"metadata.name={self._name}"
@@ -248,6 +278,20 @@ class WatchMachine:
         end = self._opened + self._lifetime + GRACE
         return min(end, self._heard + SILENCE) if self._bookmarked else end
 
+    def _next_look(self) -> float:
+        """When to continue if nothing arrives."""
+        times = [self._deadline()]
+        if self._awaits_object:
+            times.append(self._opened + FIRST_EVENT)
+        if self._attempt or self._fruitless:
+            times.append(self._opened + SETTLED)
+        return min(times)
+
+    @property
+    def _awaits_object(self) -> bool:
+        """True if the stream has to send the one object first, and has not."""
+        return self._version == ANY_VERSION and self._last_object is not None and not self._is_present
+
     # Results of a Fetch
 
     def _receive_answer(self, answer: Object) -> None:
@@ -257,6 +301,7 @@ class WatchMachine:
             return
         if self._name is not None:
             self._observe(answer)
+            version = ANY_VERSION
         else:
             items = answer.get("items")
             self._pages += items if isinstance(items, list) else []
@@ -308,18 +353,33 @@ class WatchMachine:
             self._leave_stream(now)
             self._receive_error(found)
             return
+        if self._name is None:
+            self._progress_to(version)
+            if kind != "BOOKMARK":
+                self._events.append(Removed(found) if kind == "DELETED" else Upserted(found))
+        else:
+            self._receive_event_of_one(kind, found, version)
+        self._bookmarked = self._bookmarked or kind == "BOOKMARK"
+
+    def _progress_to(self, version: str) -> None:
+        """The stream works: the next one starts at `version`."""
         self._version = version or self._version
         self._brought = True
         self._ahead = 0
-        if kind == "BOOKMARK":
-            self._bookmarked = True
-        elif self._name is None:
-            self._events.append(Removed(found) if kind == "DELETED" else Upserted(found))
-        elif _metadata(found).get("name") == self._name:
-            if kind == "DELETED":
-                self._miss(found)
-            else:
-                self._observe(found)
+
+    def _receive_event_of_one(self, kind: str, found: Object, version: str) -> None:
+        if kind != "ADDED":  # an ADDED event may have the version at which the object last changed, long ago
+            self._progress_to(version)
+        if kind == "BOOKMARK" or _metadata(found).get("name") != self._name:
+            return
+        self._is_present = True
+        # A server may answer a watch from any version with an older state than the one that we have read.
+        if self._last_object is not None and _number(version) < _number(_version_of(self._last_object)):
+            return
+        if kind == "DELETED":
+            self._miss(found)
+        else:
+            self._observe(found)
 
     def _receive_error(self, status: Object) -> None:
         """Process an ERROR event, which has a Status in place of an object."""
@@ -339,12 +399,25 @@ class WatchMachine:
         if not expected:
             self._try_again("the API server ended the watch early")
 
+    def _receive_silence(self, now: float) -> None:
+        if self._awaits_object and now >= self._opened + FIRST_EVENT:
+            self._leave_stream(now)  # the object may have been deleted between the read and the stream
+        elif now >= self._deadline():
+            self._leave_stream(now)
+            self._try_again("the API server fell silent")
+        elif now >= self._opened + SETTLED:
+            self._attempt = self._fruitless = 0
+
     def _leave_stream(self, now: float) -> None:
         """Forget the stream, and after a success the failures before it."""
         if self.is_reading:
             if self._brought or now - self._opened >= SETTLED:
-                self._attempt = 0
-            self._step = _Step.OPEN
+                self._attempt = self._fruitless = 0
+            else:
+                self._fruitless += 1
+            self._brought = False
+            # Without a version to continue from, only a new read shows what happened meanwhile.
+            self._step = _Step.FETCH if self._version == ANY_VERSION else _Step.OPEN
             self._rest = b""
 
     # Failures
@@ -352,6 +425,7 @@ class WatchMachine:
     def _receive_refusal(self, refusal: ApiRefusal, now: float) -> None:
         self._leave_stream(now)
         if refusal.status == 410:
+            self._fruitless += 1
             self._start_over("")
         elif TOO_LARGE in refusal.message:
             self._fall_behind(refusal.message, refusal.retry_after or 0.0)
@@ -394,6 +468,11 @@ def _metadata(found: Object) -> Object:
 
 def _version_of(found: Object) -> str:
     return str(_metadata(found).get("resourceVersion") or "")
+
+
+def _number(version: str) -> int:
+    """A resourceVersion as a number: they are numbers that grow (Kubernetes documents it since 1.35)."""
+    return int(version) if version.isascii() and version.isdecimal() else 0
 
 
 def _identity(found: Object) -> tuple[object, object]:

@@ -38,7 +38,7 @@ async def run_controller(
         candidate = await enter(open_candidate(cluster, locations.namespace, ELECTION, me, now))
         replica = Replica(cluster, candidate)
         if listen is not None:
-            await enter(open_health(*listen, replica.metrics))
+            await enter(open_health(*listen, replica.metrics, replica.fault))
         while True:
             log.info("controller %s: waits to lead", me)
             await candidate.leads.wait_for(bool)
@@ -77,6 +77,11 @@ class Replica:
             policies_installed=state.admission_fault is None,
             heartbeat=state.heartbeat,
         )
+
+    def fault(self) -> str | None:
+        """Why this replica is not ready, for a person: a watch that loops."""
+        loop = self._cluster.looping.value
+        return f"the watch of {loop}" if loop is not None else None
 
     async def lead(self, locations: Locations, now: Now) -> None:
         """Run a Controller until another replica leads."""

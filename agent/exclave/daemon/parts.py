@@ -237,6 +237,9 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         yield problem_of(parts.host_error)
     if parts.membership is not None:
         yield from _problems_in_cluster(parts.membership)
+    if parts.cluster is not None and (loop := parts.cluster.looping.value) is not None:
+        hint = "find out what ends it: read the logs of the API server, and of load balancers in front of it"
+        yield Problem("watch-loops", f"the watch of {loop}; changes arrive late", hint)
     for source, problem in _reported_by_parts(parts):
         if (text := source.value) is not None:
             yield replace(problem, message=text)

@@ -59,6 +59,7 @@ class ReadinessFacts:
     unconfirmed: str = ""  # why unconfirmed rules were removed
     refusal: str = ""  # a policy denies our probes of the proxy; traffic is not affected
     address_note: str = ""  # why pods use another address than the newest one
+    watch_note: str = ""  # why changes of the own Member arrive late
 
     @property
     def is_whole(self) -> bool:
@@ -123,8 +124,13 @@ def readiness(facts: ReadinessFacts) -> Readiness:
     if failed:
         return Readiness(False, PROBE_FAILED, "; ".join(failed))
     stands = "certificate, proxy and rules are in place, and the probes pass"
-    but = [text for text in ((assessment.message if note else "") or facts.refusal, facts.address_note) if text]
-    note = " ".join(word for word in (note, "address-kept" if facts.address_note else "") if word)
+    but = [
+        text
+        for text in ((assessment.message if note else "") or facts.refusal, facts.address_note, facts.watch_note)
+        if text
+    ]
+    words = (note, "address-kept" if facts.address_note else "", "watch-loops" if facts.watch_note else "")
+    note = " ".join(word for word in words if word)
     return Readiness(True, READY, "; but ".join((stands, *but)), note)
 
 

@@ -113,6 +113,7 @@ class Listing:
             self._membership.view,
             self._membership.settings,
             self._membership.address_problem,
+            self._membership.looping,
             self._identity.svid,
             self._proxy.ready,
             self._proxy.instances,
@@ -157,6 +158,7 @@ class Listing:
             unconfirmed=confirmation.text if confirmation.is_withdrawn else "",
             refusal=self._proxy.admin_denial.value or "",
             address_note=address_note.why if address_note is not None else "",
+            watch_note=f"the watch of {loop}" if (loop := self._membership.looping.value) else "",
         )
 
     def _has_rules(self) -> bool:

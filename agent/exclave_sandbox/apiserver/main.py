@@ -83,7 +83,8 @@ class ApiServer:
         await self._listens.wait_for(lambda listens: not listens)
 
     async def open(self) -> None:
-        """End an outage: listen again on the same port; return when it listens."""
+        """End an outage: listen again on the same port, as a server that was restarted; return when it listens."""
+        self.store.history.restart()
         self._wanted.set(True)
         await self._listens.wait_for(lambda listens: listens)
 

@@ -75,7 +75,12 @@ class History:
         self._changes: defaultdict[str, deque[ObjectChange]] = defaultdict(deque)
         self._forgotten: defaultdict[str, int] = defaultdict(lambda: begins)
         self._followers: defaultdict[Scope, dict[Follower, None]] = defaultdict(dict)
+        self._restarted_at = begins
         self.revision = begins
+
+    def restart(self) -> None:
+        """Begin the cache of watches anew, as a restarted API server does. Lists continue: etcd has their objects."""
+        self._restarted_at = self.revision
 
     def publish(self, change: ObjectChange) -> None:
         """Append a change, whose revision must be the next one, and call its followers."""
@@ -103,6 +108,13 @@ class History:
             if scope.covers(change):
                 found.append(change)
         return found[::-1]
+
+    def since_for_watch(self, scope: Scope, revision: int) -> list[ObjectChange]:
+        """The same for a watch, which gets nothing from before the last restart."""
+        # Source: k8s.io/apiserver pkg/storage/cacher/watch_cache.go, getAllEventsSinceLocked.
+        if revision < self._restarted_at:
+            raise Refusal(410, "Expired", f"too old resource version: {revision} ({self._restarted_at})")
+        return self.since(scope, revision)
 
     def follow(self, scope: Scope, follower: Follower) -> None:
         """Call `follower` at each later change in the scope."""

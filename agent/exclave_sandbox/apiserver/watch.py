@@ -30,7 +30,7 @@ async def stream_watch(history: History, watch: Watch, send: Send) -> None:
             sender.close()
 
     try:
-        backlog = history.since(watch.scope, watch.revision)
+        backlog = history.since_for_watch(watch.scope, watch.revision)
     except Refusal as refused:
         await send(event_line("ERROR", refused.status))
         return

@@ -4,6 +4,7 @@ from collections import Counter
 
 import httpx
 import pytest
+import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from exclave.api.member import Condition, view_member
@@ -101,7 +102,7 @@ async def ask(port: int, path: str) -> httpx.Response:
 
 
 async def test_it_is_healthy_and_ready_and_serves_metrics() -> None:
-    async with open_health("127.0.0.1", 0, lambda: METRICS) as port:
+    async with open_health("127.0.0.1", 0, lambda: METRICS, lambda: None) as port:
         for path in ("/healthz", "/readyz"):
             assert (await ask(port, path)).status_code == 200
         answer = await ask(port, "/metrics")
@@ -119,6 +120,22 @@ async def test_it_is_healthy_and_ready_and_serves_metrics() -> None:
 
 async def test_an_event_loop_that_has_stopped_is_not_healthy(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(metrics, "STUCK", 0.0)
-    async with open_health("127.0.0.1", 0, lambda: METRICS) as port:
+    async with open_health("127.0.0.1", 0, lambda: METRICS, lambda: None) as port:
         answer = await ask(port, "/healthz")
         assert (answer.status_code, answer.text) == (503, "nothing has moved for 0 s\n")
+
+
+async def test_a_replica_that_cannot_follow_the_cluster_is_healthy_but_not_ready() -> None:
+    fault = "the watch of members: too old; 3 times in a row"
+    read = trio.Event()
+
+    def read_fault() -> str | None:
+        read.set()
+        return fault
+
+    async with open_health("127.0.0.1", 0, lambda: METRICS, read_fault) as port:
+        await read.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await ask(port, "/healthz")).status_code == 200
+        answer = await ask(port, "/readyz")
+        assert (answer.status_code, answer.text) == (503, f"{fault}\n")

@@ -59,6 +59,18 @@ def test_a_revision_before_the_window_has_expired() -> None:
     assert [one.revision for one in feed.since(Scope("secrets"), 0)] == [6]
 
 
+def test_a_restart_makes_earlier_revisions_too_old_for_watches_not_for_lists() -> None:
+    feed = filled(10, change(1), change(2), change(3, kind="secrets"))
+    assert [one.revision for one in feed.since_for_watch(Scope("configmaps"), 1)] == [2]
+    feed.restart()
+    with pytest.raises(Refusal) as refused:
+        feed.since_for_watch(Scope("configmaps"), 2)
+    assert (refused.value.code, refused.value.message) == (410, "too old resource version: 2 (3)")
+    assert [one.revision for one in feed.since(Scope("configmaps"), 1)] == [2]
+    feed.publish(change(4))
+    assert [one.revision for one in feed.since_for_watch(Scope("configmaps"), 3)] == [4]
+
+
 def test_a_revision_from_the_future_is_answered_with_a_retry() -> None:
     with pytest.raises(Refusal) as refused:
         filled(2, change(1)).since(Scope("configmaps"), 9)

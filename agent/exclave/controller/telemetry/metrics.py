@@ -1,7 +1,8 @@
 """The controller's metrics, and a server of /healthz, /readyz and /metrics for a kubelet and for Prometheus.
 
 A thread answers from the last snapshot, so a busy event loop delays no answer. If the event loop has stopped, the
-snapshot is old, and /healthz and /readyz return 503. A replica that stands by is ready, too.
+snapshot is old, and /healthz and /readyz return 503. A replica that stands by is ready, too. One with a watch that
+loops is not: /readyz has the reason.
 """
 
 import logging
@@ -120,6 +121,7 @@ def controller_metrics(
 class _Snapshot:
     def __init__(self) -> None:
         self.metrics: tuple[Metric, ...] = ()
+        self.fault: str | None = None
         self.read_at = time.monotonic()
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
@@ -145,8 +147,13 @@ class _Quiet(WSGIRequestHandler):
 
 
 @asynccontextmanager
-async def open_health(host: str, port: int, read: Callable[[], Iterable[Metric]]) -> AsyncIterator[int]:
-    """Serve while open; yields the port. `read` returns the current metrics. Raises OSError."""
+async def open_health(
+    host: str, port: int, read: Callable[[], Iterable[Metric]], read_fault: Callable[[], str | None]
+) -> AsyncIterator[int]:
+    """Serve while open; yields the port. Raises OSError.
+
+    `read` returns the current metrics, `read_fault` the reason why this replica is not ready.
+    """
     snapshot = _Snapshot()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(snapshot)
@@ -156,7 +163,7 @@ async def open_health(host: str, port: int, read: Callable[[], Iterable[Metric]]
 
         async def read_for_ever() -> None:
             while True:
-                snapshot.metrics, snapshot.read_at = tuple(read()), time.monotonic()
+                snapshot.metrics, snapshot.fault, snapshot.read_at = tuple(read()), read_fault(), time.monotonic()
                 await trio.sleep(EVERY)
 
         snapshot.metrics = tuple(read())
@@ -175,9 +182,11 @@ def _answer(snapshot: _Snapshot, registry: CollectorRegistry) -> Callable[..., l
             start("200 OK", [("Content-Type", CONTENT)])
             return [generate_latest(registry)]
         if path in ("/healthz", "/readyz"):
-            fresh = snapshot.is_fresh
-            start("200 OK" if fresh else "503 Service Unavailable", [("Content-Type", "text/plain")])
-            return [b"ok\n" if fresh else f"nothing has moved for {STUCK:.0f} s\n".encode()]
+            fault = snapshot.fault if path == "/readyz" else None
+            if not snapshot.is_fresh:
+                fault = f"nothing has moved for {STUCK:.0f} s"
+            start("503 Service Unavailable" if fault else "200 OK", [("Content-Type", "text/plain")])
+            return [f"{fault or 'ok'}\n".encode()]
         start("404 Not Found", [("Content-Type", "text/plain")])
         return [b"there are /healthz, /readyz and /metrics\n"]
 
