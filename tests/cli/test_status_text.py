@@ -75,6 +75,25 @@ def test_a_ready_member_line_by_line() -> None:
     ]
 
 
+def test_what_the_cluster_said_last_has_its_time() -> None:
+    lines = dict(
+        status_lines(
+            status(
+                State.READY,
+                member=WHOLE["member"],
+                cluster=WHOLE["cluster"] | {"reachable": False, "answered": "2027-01-15T07:00:00Z"},
+                listing=WHOLE["listing"] | {"asOf": "2027-01-15T07:00:00Z"},
+            )
+        )
+    )
+    assert lines["cluster"].startswith(
+        "https://10.0.0.1:6443 (not reachable, last answer at 2027-01-15T07:00:00Z), credential until"
+    )
+    assert lines["listing"] == (
+        "ready, ports listed: 8080, 9090, by the cluster's last answer to an earlier agent, at 2027-01-15T07:00:00Z"
+    )
+
+
 def test_a_problem_is_followed_by_its_hint() -> None:
     made = status(
         State.FAILING,

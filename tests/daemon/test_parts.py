@@ -19,7 +19,7 @@ from exclave.errors import Fault, HostError
 from exclave.listing.ready import ProbeResult
 from exclave.listing.serving import ListingView
 from exclave.member.addresses import AddressProblem
-from exclave.member.record import EvictionNote, JoinRecord
+from exclave.member.record import EvictionNote, JoinRecord, LastAnswer
 from exclave.member.state import Situation, Standing, State, state_of
 from exclave.proxy.states import InstanceState
 from exclave.redirect.kernel.observe import NOTHING, Observed
@@ -42,6 +42,7 @@ def whole() -> Parts:
     parts.membership = fake_part(
         standing=Standing.MEMBER, settings=SETTINGS, problem=None, view=None, address_problem=None
     )
+    parts.membership.answered_at, parts.membership.last_answer = NOW, None
     parts.membership.settings_digest, parts.membership.heartbeat_age = "abc", lambda: 1.23456
     parts.identity = fake_part(
         svid=SimpleNamespace(not_after=NOW + 86400, issuer_sha256="ab" * 32),
@@ -54,7 +55,7 @@ def whole() -> Parts:
     parts.names = SimpleNamespace(address="169.254.77.3", answers=Counter(noerror=4))
     view = SimpleNamespace(state=InstanceState.ACTIVE, pid=77)
     parts.proxy = fake_part(instances={"a": view}, ready="a", problem=None, admin_denial=None)
-    parts.proxy.starts = Counter(a=1)
+    parts.proxy.starts, parts.proxy.answered = Counter(a=1), {"a": NOW - 1}
     parts.data_path = fake_part(assessment=Assessment(is_steady=True))
     parts.confirming = fake_part(view=Confirmation())
     parts.steering = fake_part(problem=None)
@@ -143,6 +144,7 @@ def test_a_ready_member_fills_every_section() -> None:
     assert sections["cluster"] == {
         "server": "https://10.0.0.1:6443",
         "reachable": True,
+        "answered": "2027-01-15T08:00:00Z",
         "credentialExpires": "2027-01-15T09:00:00Z",
         "settings": "abc",
     }
@@ -152,7 +154,8 @@ def test_a_ready_member_fills_every_section() -> None:
         "issuer": "ab" * 32,
         "anchors": digest(SETTINGS.anchors),
     }
-    assert sections["proxy"] == {"active": "a", "instances": {"a": {"state": "active", "pid": 77}, "b": None}}
+    instance = {"state": "active", "pid": 77, "answered": "2027-01-15T07:59:59Z"}
+    assert sections["proxy"] == {"active": "a", "instances": {"a": instance, "b": None}}
     assert sections["redirect"] == {"installed": True, "matches": True, "captured": {"inbound": 3, "outbound": 4}}
     assert sections["listing"] == {
         "serving": True,
@@ -160,9 +163,19 @@ def test_a_ready_member_fills_every_section() -> None:
         "ready": True,
         "reason": "Ready",
         "probes": [{"kind": "tcp", "port": 8080, "passing": True, "message": ""}],
+        "asOf": None,
     }
     assert sections["names"] == {"address": "169.254.77.3", "answers": {"noerror": 4}}
     assert "secret-token" not in str(sections)
+
+
+def test_before_the_first_answer_the_listing_has_the_time_of_the_last_one_to_an_earlier_agent() -> None:
+    parts = whole()
+    assert parts.membership is not None
+    parts.membership.last_answer = LastAnswer("shop", RECORD.member, True, (8080,), False)
+    assert sections_of(parts)["listing"]["asOf"] == "2027-01-15T08:00:00Z"
+    parts.membership.view.set(MemberView(RECORD.member))
+    assert sections_of(parts)["listing"]["asOf"] is None
 
 
 def test_metrics_bear_the_names_of_the_contract() -> None:
@@ -213,7 +226,10 @@ def test_both_instances_are_shown_during_a_swap() -> None:
     parts.redirect.observed.set(Observed(True, "b", "d", "f", 3, 4))  # type: ignore[union-attr]
     assert sections_of(parts)["proxy"] == {
         "active": "b",
-        "instances": {"a": {"state": "draining", "pid": 76}, "b": {"state": "active", "pid": 78}},
+        "instances": {
+            "a": {"state": "draining", "pid": 76, "answered": "2027-01-15T07:59:59Z"},
+            "b": {"state": "active", "pid": 78, "answered": None},
+        },
     }
     parts.swap.clients.set(3)  # type: ignore[union-attr]
     assert waits_of(parts, None) == ["the last connections of a proxy that was replaced to end"]

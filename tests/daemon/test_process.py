@@ -262,10 +262,11 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 def make_whole(parts: Parts) -> Any:
     """Have the parts that tell of a state; the listing."""
-    parts.cluster = fake_part(waiting=None, reachable=True, credential=SimpleNamespace(expires=0.0))
+    parts.cluster = fake_part(waiting=None, looping=None, reachable=True, credential=SimpleNamespace(expires=0.0))
     parts.cluster.server, parts.cluster.counts = "", {}  # type: ignore[misc, assignment]
     parts.cluster.skew = None  # type: ignore[misc]
     parts.membership = fake_part(standing=Standing.MEMBER, settings=None, view=None, problem=None, address_problem=None)
+    parts.membership.answered_at = parts.membership.last_answer = None
     parts.membership.settings_digest, parts.membership.heartbeat_age = None, lambda: None  # type: ignore[method-assign]
     parts.listing = fake_part(state=ListingView(serving=True, ready=True))
     return parts.listing

@@ -27,11 +27,11 @@ def test_a_machine_where_nothing_runs_has_every_key() -> None:
     ("section", "keys"),
     [
         ("member", {"name", "namespace", "group"}),
-        ("cluster", {"server", "reachable", "credentialExpires", "settings"}),
+        ("cluster", {"server", "reachable", "answered", "credentialExpires", "settings"}),
         ("certificate", {"notAfter", "renewAt", "issuer", "anchors"}),
         ("proxy", {"active", "instances"}),
         ("redirect", {"installed", "matches", "captured"}),
-        ("listing", {"serving", "ports", "ready", "reason", "probes"}),
+        ("listing", {"serving", "ports", "ready", "reason", "probes", "asOf"}),
     ],
 )
 def test_the_keys_of_a_section(section: str, keys: set[str]) -> None:
@@ -43,6 +43,7 @@ def test_a_section_with_some_values_has_the_others_empty() -> None:
     assert status["cluster"] == {
         "server": "https://s",
         "reachable": False,
+        "answered": None,
         "credentialExpires": None,
         "settings": None,
     }

@@ -381,6 +381,24 @@ async def test_an_address_that_stays_is_noted_in_the_condition(world: Any) -> No
         assert made.reported() == [f"{READY}; but 10.77.0.20 stays"]
 
 
+async def test_an_agent_that_the_cluster_has_not_answered_shows_the_last_answer_and_writes_nothing(
+    world: Any,
+) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        made.reported()
+        made.membership.view.set(None)
+        await trio.sleep(30)
+        view = listing.state.value
+        assert (view.serving, view.ports, view.ready) == (True, (8080,), True)
+        assert made.reported() == []
+        made.membership.last_answer = None
+        await listing.state.wait_for(lambda view: not view.ready)
+        assert made.reported() == []
+
+
 async def test_a_watch_that_loops_is_noted_in_the_condition(world: Any) -> None:
     made = world()
     async with made.listed() as listing:

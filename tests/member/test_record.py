@@ -13,18 +13,22 @@ from exclave.errors import Fault, HostError
 from exclave.member.record import (
     EvictionNote,
     JoinRecord,
+    LastAnswer,
     forget_eviction,
     forget_join,
     forget_membership,
+    load_answer,
     load_eviction,
     load_join,
     load_membership,
     load_settings,
     make_folder,
+    store_answer,
     store_eviction,
     store_join,
     store_membership,
     store_settings,
+    touch_answer,
 )
 from support.mesh import RECORD, make_settings
 
@@ -154,3 +158,20 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
         make_folder(tmp_path / "file" / "b", 0o700)
     assert caught.value.message == f"cannot make folder {tmp_path}/file/b: Not a directory"
     assert caught.value.hint == "make its parent writable for root"
+
+
+def test_the_last_answer_is_loaded_with_its_time_for_its_own_member(tmp_path: Path) -> None:
+    answer = LastAnswer(RECORD.namespace, RECORD.member, True, (8080, 9090), False)
+    assert load_answer(tmp_path, RECORD) is None
+    touch_answer(tmp_path, 1_800_000_000.0)
+    assert load_answer(tmp_path, RECORD) is None
+    store_answer(tmp_path, answer)
+    touch_answer(tmp_path, 1_800_000_000.0)
+    assert load_answer(tmp_path, RECORD) == (answer, 1_800_000_000.0)
+    assert load_answer(tmp_path, replace(RECORD, member="web-k7q2x-9")) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"ports": 3}', '{"ports": ["x"]}', '{"ports": [], "more": 1}'])
+def test_a_damaged_last_answer_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "last-answer.json").write_text(text)
+    assert load_answer(tmp_path, RECORD) is None

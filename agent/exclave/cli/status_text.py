@@ -34,6 +34,8 @@ def status_lines(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("member", f"{member['namespace']}/{member['name']} of group {member['group']}"))
     if cluster["server"]:
         reached = "reachable" if cluster["reachable"] else "not reachable"
+        if not cluster["reachable"] and cluster["answered"]:
+            reached = f"not reachable, last answer at {cluster['answered']}"
         lines.append(("cluster", f"{cluster['server']} ({reached}), credential until {cluster['credentialExpires']}"))
     if status["certificate"]["notAfter"]:
         certificate = status["certificate"]
@@ -42,7 +44,8 @@ def status_lines(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     if member["name"]:
         ports = ", ".join(map(str, listing["ports"])) or "none"
         ready = "ready" if listing["ready"] else f"not ready ({listing['reason'] or 'not reported yet'})"
-        lines.append(("listing", f"{ready}, ports listed: {ports}"))
+        as_of = f", by the cluster's last answer to an earlier agent, at {listing['asOf']}" if listing["asOf"] else ""
+        lines.append(("listing", f"{ready}, ports listed: {ports}{as_of}"))
         lines += [("probe", _probe_line(probe)) for probe in listing["probes"]]
     lines += [("waiting", f"for {wait['for']} since {wait['since']}") for wait in status["waiting"]]
     for problem in status["problems"]:

@@ -100,6 +100,7 @@ def sections_of(parts: Parts | None) -> dict[str, Section]:
         sections["cluster"] = {
             "server": parts.cluster.server,
             "reachable": parts.cluster.reachable.value,
+            "answered": _time(parts.membership.answered_at) if parts.membership else None,
             "credentialExpires": rfc3339(parts.cluster.credential.value.expires),
             "settings": parts.membership.settings_digest if parts.membership else None,
         }
@@ -113,7 +114,13 @@ def sections_of(parts: Parts | None) -> dict[str, Section]:
         sections["proxy"] = {
             "active": active,
             "instances": {
-                name: {"state": instances[name].state.word, "pid": instances[name].pid} if name in instances else None
+                name: {
+                    "state": instances[name].state.word,
+                    "pid": instances[name].pid,
+                    "answered": _time(parts.proxy.answered.get(name)),
+                }
+                if name in instances
+                else None
                 for name in INSTANCES
             },
         }
@@ -125,8 +132,12 @@ def sections_of(parts: Parts | None) -> dict[str, Section]:
             "captured": {"inbound": observed.inbound, "outbound": observed.outbound},
         }
     if parts.listing is not None:
-        sections["listing"] = _listing(parts.listing)
+        sections["listing"] = _listing(parts.listing, parts.membership)
     return sections
+
+
+def _time(at: float | None) -> str | None:
+    return rfc3339(at) if at is not None else None
 
 
 def _certificate(parts: Parts) -> Section:
@@ -141,8 +152,9 @@ def _certificate(parts: Parts) -> Section:
     }
 
 
-def _listing(listing: Listing) -> Section:
+def _listing(listing: Listing, membership: MemberClient | None) -> Section:
     view = listing.state.value
+    is_earlier = membership is not None and membership.view.value is None and membership.last_answer is not None
     return {
         "serving": view.serving,
         "ports": list(view.ports),
@@ -152,6 +164,7 @@ def _listing(listing: Listing) -> Section:
             {"kind": probe.kind, "port": probe.port, "passing": probe.passing, "message": probe.message}
             for probe in view.probes
         ],
+        "asOf": _time(membership.answered_at) if membership is not None and is_earlier else None,
     }
 
 

@@ -17,11 +17,11 @@ Section = dict[str, Any]
 
 EMPTY: dict[str, Section] = {
     "member": {"name": None, "namespace": None, "group": None},
-    "cluster": {"server": None, "reachable": None, "credentialExpires": None, "settings": None},
+    "cluster": {"server": None, "reachable": None, "answered": None, "credentialExpires": None, "settings": None},
     "certificate": {"notAfter": None, "renewAt": None, "issuer": None, "anchors": None},
     "proxy": {"active": None, "instances": {"a": None, "b": None}},
     "redirect": {"installed": None, "matches": None, "captured": {"inbound": 0, "outbound": 0}},
-    "listing": {"serving": False, "ports": [], "ready": False, "reason": None, "probes": []},
+    "listing": {"serving": False, "ports": [], "ready": False, "reason": None, "probes": [], "asOf": None},
     "names": {},
     "metrics": {},
 }

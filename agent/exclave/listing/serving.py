@@ -6,7 +6,7 @@ At the end, `walk_back` withdraws the machine before rules and proxies are remov
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -127,7 +127,7 @@ class Listing:
         async with open_any_change(*sources) as change:
             while True:
                 facts = self._facts()
-                self.state.set(view_of(facts))
+                self.state.set(view_of(self._with_last_answer(facts)))
                 for effect in ready.plan_writes(facts, self._reported):
                     await self._write(effect, facts)
                 is_forgiven = facts.rules and not self._redirect.in_place
@@ -160,6 +160,13 @@ class Listing:
             address_note=address_note.why if address_note is not None else "",
             watch_note=f"the watch of {loop}" if (loop := self._membership.looping.value) else "",
         )
+
+    def _with_last_answer(self, facts: ready.ReadinessFacts) -> ready.ReadinessFacts:
+        """For the status: until the cluster answers this agent, what it has answered an earlier one counts."""
+        last = self._membership.last_answer
+        if facts.serving is not None or last is None:
+            return facts
+        return replace(facts, serving=last.serving, listed=frozenset(last.ports), is_cordoned=last.cordoned)
 
     def _has_rules(self) -> bool:
         """True if the kernel redirects inbound traffic to a proxy that can serve. Short gaps do not count."""

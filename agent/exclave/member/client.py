@@ -22,7 +22,7 @@ from exclave.cluster.member_cluster import MemberCluster
 from exclave.cluster.watch import Listed, Removed, WatchEvent
 from exclave.config import Config
 from exclave.ending import Ending, EndingSwitch
-from exclave.errors import ApiRefusal, ClusterError, ExclaveError
+from exclave.errors import ApiRefusal, ClusterError, ExclaveError, HostError
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
@@ -32,7 +32,7 @@ from exclave.member import addresses
 from exclave.member import record as files
 from exclave.member.addresses import AddressProblem
 from exclave.member.facts import forget_boot_identity, read_boot_identity, read_facts
-from exclave.member.record import MembershipRecord
+from exclave.member.record import LastAnswer, MembershipRecord
 from exclave.member.state import APART, ASK_ORPHAN_EVERY, MembershipTracker, Standing
 from exclave.milestones import Leaving, log_milestone
 
@@ -80,6 +80,11 @@ class MemberClient:
         self._heartbeat_at: float | None = None
         self._for_later: dict[str, Any] = {}  # fields of the next patch_spec
         self._conditions: list[Object] = []  # of the ExternalWorkload, as last patched
+        # The cluster's last answer, to an earlier agent if there was none to this one, and its time (epoch seconds).
+        self.last_answer: LastAnswer | None = None
+        self.answered_at: float | None = None
+        if (earlier := files.load_answer(state, record)) is not None:
+            self.last_answer, self.answered_at = earlier
         if (stored := files.load_settings(state)) is not None:
             settings, self.settings_digest = stored
             self.settings.set(settings)  # of the ExternalWorkload, as patched last
@@ -146,6 +151,8 @@ class MemberClient:
         try:
             yield
             self._tracker.observe_accepted()
+            self.answered_at = self._now()
+            files.touch_answer(self._state, self.answered_at)
         except ApiRefusal as refusal:
             self._observe_refusal(refusal)
             raise
@@ -195,7 +202,20 @@ class MemberClient:
             view = view_member(event.object)
             self._tracker.observe_member(view)
             self.view.set(view)
+            self._store_answer(view)
         self._publish_standing()
+
+    def _store_answer(self, view: MemberView) -> None:
+        ports = tuple(sorted(view.workload_ports))
+        answer = LastAnswer(self.record.namespace, self.record.member, view.serving, ports, view.cordoned)
+        self.answered_at = self._now()
+        if answer != self.last_answer:
+            self.last_answer = answer
+            try:
+                files.store_answer(self._state, answer)
+            except HostError as problem:
+                log.warning("the status after a restart may be outdated: %s", problem)
+        files.touch_answer(self._state, self.answered_at)
 
     async def follow_settings(self) -> None:
         """Fetch the settings once for each new digest that the Member names."""

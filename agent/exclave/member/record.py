@@ -3,7 +3,9 @@
 `membership.json` makes this machine a member: written last in a join, removed last in a leave.
 """
 
+import contextlib
 import json
+import os
 import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from exclave.milestones import Leaving, log_milestone
 AGAIN = "again"  # folder in the state folder for a join during a membership
 
 MEMBERSHIP, JOIN, SETTINGS, EVICTION = "membership.json", "join.json", "settings.json", "evicted.json"
+ANSWER = "last-answer.json"
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,17 @@ class EvictionNote:
     group: str
     member: str
     at: float
+
+
+@dataclass(frozen=True)
+class LastAnswer:
+    """The fields of the own Member that an agent shows after a restart, until the cluster answers it."""
+
+    namespace: str
+    member: str
+    serving: bool
+    ports: tuple[int, ...]
+    cordoned: bool
 
 
 def make_folder(path: Path, mode: int) -> None:
@@ -151,8 +165,33 @@ def load_settings(state: Path) -> tuple[Settings, str] | None:
         return None
 
 
+def store_answer(state: Path, answer: LastAnswer) -> None:
+    """Write last-answer.json. Its modification time is that of the answer. Raises HostError."""
+    _store(state / ANSWER, asdict(answer))
+
+
+def touch_answer(state: Path, now: float) -> None:
+    """Set the time of the last answer (epoch seconds). Without an answer on disk, do nothing."""
+    with contextlib.suppress(OSError):  # it is for people only, and the next answer tries again
+        os.utime(state / ANSWER, (now, now))
+
+
+def load_answer(state: Path, record: MembershipRecord) -> tuple[LastAnswer, float] | None:
+    """The last answer about this member and its time (epoch seconds); None without a usable one."""
+    try:
+        tree = _load(state / ANSWER)
+        if tree is None:
+            return None
+        answer = LastAnswer(**(tree | {"ports": tuple(int(port) for port in tree["ports"])}))
+        at = (state / ANSWER).stat().st_mtime
+    except (HostError, OSError, KeyError, TypeError, ValueError):
+        return None
+    return (answer, at) if (answer.namespace, answer.member) == (record.namespace, record.member) else None
+
+
 def forget_membership(state: Path) -> None:
-    """Remove the settings, then membership.json. Raises HostError."""
+    """Remove the settings and the last answer, then membership.json. Raises HostError."""
+    remove(state / ANSWER)
     remove(state / SETTINGS)
     log_milestone(Leaving.SETTINGS)
     remove(state / MEMBERSHIP)

@@ -62,6 +62,7 @@ class PublishedProxy:
         self.problem: Latest[str | None] = Latest(None)
         self.admin_denial: Latest[str | None] = Latest(None)
         self.starts: Counter[Instance] = Counter()
+        self.answered: dict[Instance, float] = {}  # when each instance answered last (epoch seconds)
         self.exit_messages: dict[Instance, str] = {}
         self.version: str | None = None
 

@@ -182,6 +182,7 @@ class ReadinessWatcher:
     def _publish_result(self, result: ProbeResult | None) -> None:
         if result is None:
             return
+        self._published.answered[self._instance] = self._now()
         view, now = self.view, trio.current_time()
         if not result.is_admin_denied:
             self._denied_since = None
