@@ -46,7 +46,7 @@ RECOVERY = 60.0
 OTHER = "10.77.0.99"
 """Another address that the group allows to the machine."""
 
-STATE_FILES = {"membership.json", "credential.json", "svid.json", "settings.json"}
+STATE_FILES = {"membership.json", "credential.json", "svid.json", "settings.json", "last-answer.json"}
 """The state folder of a member while no change is under way."""
 
 
