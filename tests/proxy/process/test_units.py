@@ -193,6 +193,33 @@ async def test_a_cancelled_start_leaves_no_unit(systemd: FakeSystemd) -> None:
     assert stopped == [f"--no-ask-password --no-block stop {unit_of('a')}"], "waiting would block while we are stopped"
 
 
+async def test_a_machine_without_user_namespaces_is_named_as_the_reason(
+    systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """systemd ends such a unit with status 217/USER before its program runs."""
+    limit = tmp_path / "max_user_namespaces"
+    monkeypatch.setattr("exclave.kit.host.procfs.MAX_USER_NAMESPACES", limit)
+    refusal = "Job for exclave-proxy@check.service failed because the control process exited with error code."
+    (systemd.folder / "bin" / "systemctl").rename(systemd.folder / "systemctl")
+    (systemd.folder / "bin" / "systemctl").write_text(
+        f'#!/bin/sh\n[ "$2" != restart ] || {{ echo "{refusal}" >&2; exit 1; }}\nexec {systemd.folder}/systemctl "$@"\n'
+    )
+    (systemd.folder / "bin" / "systemctl").chmod(0o755)
+    program = write_script(systemd.runtime / "program", "exit 64")
+    limit.write_text("0\n")
+    with pytest.raises(HostError) as refused:
+        await Units(systemd.runtime, NOBODY).check(program)
+    assert refused.value.message == (
+        f"systemd did not start exclave-proxy@check.service: {refusal}; this machine permits no user namespaces, "
+        "and the unit has PrivateUsers=yes"
+    )
+    assert "sysctl user.max_user_namespaces=15000" in refused.value.hint
+    limit.write_text("7000\n")
+    with pytest.raises(HostError) as refused:
+        await Units(systemd.runtime, NOBODY).check(program)
+    assert refused.value.message == f"systemd did not start exclave-proxy@check.service: {refusal}"
+
+
 async def test_a_program_that_does_not_end_is_refused_and_ended(
     systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

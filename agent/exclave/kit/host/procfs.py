@@ -29,6 +29,17 @@ def has_capability(number: int) -> bool:
     return bool(effective >> number & 1)
 
 
+MAX_USER_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
+
+
+def has_user_namespaces() -> bool:
+    """False if this machine permits none. Source: namespaces(7)."""
+    try:
+        return MAX_USER_NAMESPACES.read_text().strip() != "0"
+    except OSError:
+        return False
+
+
 def read_boot_id() -> str:
     """The kernel's id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -20,7 +20,7 @@ from exclave.kit.host.accounts import find_user
 from exclave.kit.host.command import Finished
 from exclave.kit.host.files import remove, remove_folder, write_atomic
 from exclave.kit.host.gated import HeldProcess
-from exclave.kit.host.procfs import has_capability, open_pidfd
+from exclave.kit.host.procfs import has_capability, has_user_namespaces, open_pidfd
 from exclave.kit.systemd.service_job import is_booted
 from exclave.kit.tasks.nursery import shielded
 from exclave.link.layout import INSTANCES, Instance
@@ -196,6 +196,19 @@ def remove_unit_files(runtime: Path) -> None:
     remove_folder(runtime / FOLDER)
 
 
+async def _start(unit: str) -> None:
+    try:
+        await start_unit(unit)
+    except HostError as error:
+        if not has_user_namespaces():
+            raise unusable(
+                f"{error.message}; this machine permits no user namespaces, and the unit has PrivateUsers=yes",
+                "permit them: sysctl user.max_user_namespaces=15000; or do without: "
+                f"systemctl edit {TEMPLATE}, [Service] PrivateUsers=no",
+            ) from None
+        raise
+
+
 async def _undo(unit: str) -> None:
     with suppress(HostError), shielded(UNDO_TIME):  # if it fails, the next agent finds the unit
         await stop_units_nowait(unit)
@@ -236,7 +249,7 @@ class Units:
         unit = unit_of(CHECK)
         try:
             self._write_environment(CHECK, binary, GREETING_ENVIRONMENT)
-            await start_unit(unit)
+            await _start(unit)
             state = await wait_ended(unit, GREETING_TIME)
             if state.active in RUNNING and not state.has_exited:
                 raise endless(binary)
@@ -250,7 +263,7 @@ class Units:
         """Start an instance. If it fails or is cancelled, the caller must undo it. Raises HostError."""
         unit = unit_of(instance)
         self._write_environment(instance, binary, environment)
-        await start_unit(unit)
+        await _start(unit)
         process = await find_process(instance)
         if process is None:
             end = await _read_end(await show_unit(unit))
