@@ -102,7 +102,7 @@ UNUSABLE = {
     ),
     "nft was built without JSON": (
         "echo 'table inet exclave { # handle 1'",
-        "nft -j list table: its JSON was expected",
+        "nft -j: its JSON was expected",
     ),
 }
 

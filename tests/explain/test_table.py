@@ -60,7 +60,7 @@ def test_a_dormant_table_is_found_in_the_text() -> None:
 def test_other_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_table(text)
-    assert str(caught.value) == "nft -j list table: its JSON was expected"
+    assert str(caught.value) == "nft -j: its JSON was expected"
 
 
 def test_a_listing_without_handles_is_refused() -> None:

@@ -26,6 +26,9 @@ SNAPSHOT = (
     "find /proc/sys/net -type f -perm -400 ! -name nf_conntrack_count | sort | xargs grep -rHs ."
 )
 
+LOADED = "echo 'table inet t { chain c { ct state new accept; }; }' | /usr/sbin/nft --check -f - || true"
+"""Has the kernel load nf_conntrack: its settings are in the snapshots, and the check would load it."""
+
 WITHOUT_NET_ADMIN = "setpriv --bounding-set=-net_admin --inh-caps=-net_admin --"
 
 LISTENER = (
@@ -53,7 +56,7 @@ class Host:
     def check(self, before: str = "", prefix: str = "", **options: Any) -> dict[str, Any]:
         """What the check finds after a script. Fails if it changes anything."""
         done = self.run(
-            f"set -e\n{before}\n{{ {SNAPSHOT}\n}} >before || true\n{prefix} {CHECK}\n"
+            f"set -e\n{before}\n{LOADED}\n{{ {SNAPSHOT}\n}} >before || true\n{prefix} {CHECK}\n"
             f"{{ {SNAPSHOT}\n}} >after || true\ncmp before after >&2",
             **options,
         )

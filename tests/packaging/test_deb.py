@@ -15,7 +15,7 @@ import pytest
 from architecture.tree import TOP
 from exclave import __version__
 from exclave.cli.config_text import example_config
-from support.packages import build, deb_members, imported_modules, skip_without
+from support.packages import build, deb_members, imported_modules, nfpm_program, skip_without
 
 AGENT, ADMIN = f"exclave_{__version__}-1_all.deb", f"exclave-admin_{__version__}-1_all.deb"
 
@@ -198,11 +198,9 @@ def copy_checkout(folder: Path) -> Path:
 def test_another_checkout_gives_the_same_bytes(
     debs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tools = Path(os.environ.get("EXCLAVE_TOOLS", Path.home() / ".cache/exclave/tools"))
-    (nfpm,) = tools.glob("nfpm-*")
     checkout = copy_checkout(tmp_path / "checkout")
     monkeypatch.setenv("TZ", "Asia/Tokyo")
-    monkeypatch.setenv("NFPM", str(nfpm))
+    monkeypatch.setenv("NFPM", str(nfpm_program()))
     monkeypatch.setenv("COLUMNS", "40")
     program = [sys.executable, "-B", checkout / "packaging/packages.py", tmp_path / "built", "deb"]
     done = subprocess.run(program, capture_output=True, text=True, umask=0o077, cwd=tmp_path)

@@ -11,7 +11,7 @@ import pytest
 
 from exclave import __version__
 from support.needs import need
-from support.packages import build, skip_without
+from support.packages import build, nfpm_program, skip_without
 from vm.roots import DEBIANS, Layers, cache_folder, layers_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
@@ -107,8 +107,16 @@ def stub(folder: Path) -> Path:
     provides += [f"python3-{name} = {version}" for name, version in libraries.items()]
     config = {"name": "stub", "arch": "all", "version": "1.0.0", "maintainer": "nobody", "provides": provides}
     (folder / "stub.json").write_text(json.dumps(config))
-    (nfpm,) = Path(os.environ.get("EXCLAVE_TOOLS", Path.home() / ".cache/exclave/tools")).glob("nfpm-*")
-    command = [nfpm, "package", "--config", folder / "stub.json", "--packager", "rpm", "--target", f"{folder}/"]
+    command = [
+        nfpm_program(),
+        "package",
+        "--config",
+        folder / "stub.json",
+        "--packager",
+        "rpm",
+        "--target",
+        f"{folder}/",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     (made,) = folder.glob("*.rpm")
     return made

@@ -13,7 +13,8 @@ import trio
 from exclave.errors import Fault, HostError
 from exclave.explain.table import Table, parse_rule_texts, parse_table
 from exclave.kit.formats.json_text import parse_json
-from exclave.kit.host.command import Finished, check_permitted, run_tool
+from exclave.kit.formats.nft_json import parse_items
+from exclave.kit.host.command import Finished, check_permitted, run_tool, without_json
 from exclave.kit.host.procfs import addresses_by_interface
 from exclave.link.layout import LINK, TABLE
 
@@ -52,9 +53,7 @@ async def read_kernel_table() -> KernelTable | None:
             table = parse_table(listed.output.decode())
             texts = parse_rule_texts(texts_listing.output.decode())
         except ValueError as problem:
-            raise HostError(
-                Fault.NFT_UNUSABLE, str(problem), "exclave needs nftables 0.9.3 or newer, with JSON"
-            ) from None
+            raise without_json(str(problem)) from None
         if table is not None and table.handle == texts.handle:
             return KernelTable(replace(table, is_dormant=texts.is_dormant), texts.rules)
     raise HostError(
@@ -67,7 +66,10 @@ async def read_other_nat_chains(hook: str) -> tuple[str, ...]:
     listed = await run_tool("nft", "-j", "list", "chains")
     if listed.status != 0:
         raise _unreadable(listed)
-    chains = [item["chain"] for item in parse_json(listed.output)["nftables"] if "chain" in item]
+    try:
+        chains = [item["chain"] for item in parse_items(listed.output) if "chain" in item]
+    except ValueError as problem:
+        raise without_json(str(problem)) from None
     found = [
         (chain["prio"], f"{chain['family']} {chain['table']} {chain['name']}")
         for chain in chains

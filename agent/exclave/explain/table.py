@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from exclave.kit.formats.json_text import parse_json
+from exclave.kit.formats.nft_json import parse_items
 from exclave.link.layout import TABLE
 
 TRACE_TABLE = "exclave-trace"  # the table with the tracing rule
@@ -48,8 +48,8 @@ class Table:
 
 def parse_table(listing: str) -> Table | None:
     """Parse `nft -j list table inet exclave`; None without the table. Raises ValueError."""
+    items = parse_items(listing)
     try:
-        items = parse_json(listing)["nftables"]
         tables = [item["table"] for item in items if item.get("table", {}).get("name") == TABLE]
         if not tables:
             return None
@@ -59,7 +59,7 @@ def parse_table(listing: str) -> Table | None:
         # The flag dormant is not read here, since nft 1.0.6 prints it wrongly in JSON.
         return Table(tables[0]["handle"], tuple(chains), sets)
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError("nft -j list table: its JSON was expected") from None
+        raise ValueError("nft -j list table: another form of its JSON was expected") from None
 
 
 def _rule(item: Mapping[str, Any]) -> Rule:

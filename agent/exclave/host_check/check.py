@@ -18,7 +18,7 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.host_check.other_meshes import Chains, OtherMesh, find_in_saved, find_in_table, parse_chains
-from exclave.kit.host.command import run_command, run_tool
+from exclave.kit.host.command import run_command, run_tool, without_json
 from exclave.kit.host.procfs import has_capability, is_in_our_network
 from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, NETWORK4, NETWORK6, OUTBOUND_PORT
 from exclave.link.link import check_link
@@ -114,11 +114,7 @@ async def _read_chains() -> Chains:
     try:
         return parse_chains(listed.output)
     except ValueError:
-        raise HostError(
-            Fault.NFT_UNUSABLE,
-            f"nft lists no rules as JSON: {listed.first_error}",
-            "exclave needs nftables 0.9.3 or newer, with JSON",
-        ) from None
+        raise without_json(f"nft lists no rules as JSON: {listed.first_error}") from None
 
 
 async def _find_in_nft_tables(chains: Chains) -> list[OtherMesh]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exclave.kit.formats.json_text import parse_json
+from exclave.kit.formats.nft_json import parse_items
 from exclave.link.layout import TABLE
 
 _MESHES = {"PROXY_INIT_": "Linkerd", "ISTIO_": "Istio", "istio-": "Istio", "CONSUL_": "Consul", "KUMA_MESH_": "Kuma"}
@@ -42,7 +42,7 @@ class Chains:
 
 def parse_chains(listing: bytes) -> Chains:
     """Parse `nft -j list chains`. Raises ValueError."""
-    chains = [item["chain"] for item in _items(listing) if "chain" in item]
+    chains = [item["chain"] for item in parse_items(listing) if "chain" in item]
     suspects = {(each["family"], each["table"]): None for each in chains if _CHAIN.match(each["name"])}
     ours = any((each["family"], each["table"]) == ("inet", TABLE) for each in chains)
     return Chains(ours, tuple(suspects))
@@ -50,7 +50,7 @@ def parse_chains(listing: bytes) -> Chains:
 
 def find_in_table(listing: bytes) -> list[OtherMesh]:
     """The chains of other meshes in `nft -j list table FAMILY NAME`. Raises ValueError."""
-    items = _items(listing)
+    items = parse_items(listing)
     chains = [item["chain"] for item in items if "chain" in item]
     rules = [item["rule"] for item in items if "rule" in item]
     hooks = {each["name"] for each in chains if "hook" in each}
@@ -95,11 +95,3 @@ def _targets(rule: Mapping[str, Any]) -> Iterable[str]:
         for word in ("jump", "goto"):
             if isinstance(expression, dict) and isinstance(expression.get(word), dict):
                 yield str(expression[word].get("target"))
-
-
-def _items(listing: bytes) -> list[dict[str, Any]]:
-    try:
-        items: list[dict[str, Any]] = parse_json(listing)["nftables"]
-        return items
-    except (KeyError, TypeError, ValueError):
-        raise ValueError("nft -j: its JSON was expected") from None

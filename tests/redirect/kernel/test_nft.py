@@ -66,7 +66,7 @@ UNUSABLE = {
     ),
     "nft was built without JSON": (
         'echo "table inet exclave {"',
-        "nft -j list table: its JSON was expected",
+        "nft -j: its JSON was expected",
         "exclave needs nftables 0.9.3 or newer, with JSON",
     ),
 }

@@ -71,6 +71,11 @@ def check_permitted(done: Finished, doing: str) -> None:
         raise HostError(Fault.NO_PRIVILEGE, f"{doing} is not permitted", "run as root, with the capability NET_ADMIN")
 
 
+def without_json(message: str) -> HostError:
+    """The error for an nft whose JSON cannot be read."""
+    return HostError(Fault.NFT_UNUSABLE, message, "exclave needs nftables 0.9.3 or newer, with JSON")
+
+
 def missing_tool(program: str, problem: OSError) -> HostError:
     """The error for an nft or ip that cannot be started."""
     text = f"the program {program} cannot be run: {problem.strerror}"

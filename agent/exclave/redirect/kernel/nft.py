@@ -1,7 +1,7 @@
 """Runs `nft`: load rules in one transaction, list our table, remove it. A failure leaves the rules as they were."""
 
 from exclave.errors import Fault, HostError
-from exclave.kit.host.command import Finished, check_permitted, run_tool
+from exclave.kit.host.command import Finished, check_permitted, run_tool, without_json
 from exclave.link.layout import TABLE, Instance
 from exclave.milestones import Withdrawing, log_milestone
 from exclave.redirect.kernel.observe import NOTHING, Observed, parse_listing
@@ -55,7 +55,7 @@ async def observe_table() -> Observed:
     try:
         return parse_listing(listed.output.decode())
     except ValueError as problem:
-        raise HostError(Fault.NFT_UNUSABLE, str(problem), "exclave needs nftables 0.9.3 or newer, with JSON") from None
+        raise without_json(str(problem)) from None
 
 
 def _translated(done: Finished) -> HostError:

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from exclave.kit.formats.json_text import parse_json
+from exclave.kit.formats.nft_json import parse_items
 from exclave.link.layout import INSTANCES, TABLE, Instance
 from exclave.redirect.rules.confirm_timer import is_armed_set, time_left
 from exclave.redirect.rules.ruleset import DRAIN_MARK
@@ -47,11 +47,11 @@ def parse_listing(listing: str) -> Observed:
     if not listing.strip():
         return NOTHING
     try:
-        items = parse_json(listing)["nftables"]
-    except (ValueError, KeyError, TypeError):
+        items = parse_items(listing)
+    except ValueError:
         if listing.startswith(_BEGINNING):
             return Observed(installed=True, fingerprint="cut off")
-        raise ValueError("nft -j list table: its JSON was expected") from None
+        raise
     try:
         return _observe(items)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
