@@ -245,7 +245,7 @@ async def open_machine(
 
 def _remove_cgroup(cgroup: Path) -> None:
     """Remove an empty control group with those below it."""
-    if cgroup.is_dir():
+    with contextlib.suppress(OSError):  # a process may not be gone yet; a control group that stays does no harm
         for folder, _, _ in os.walk(cgroup, topdown=False):
             os.rmdir(folder)
 
