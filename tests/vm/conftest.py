@@ -10,7 +10,9 @@ import pytest
 import trio
 
 from support.needs import need
+from vm.image import DEBIAN, Guest, kernel_root, make_guest
 from vm.lab import Installed, Packages, install
+from vm.qemu import PROGRAM
 from vm.roots import DEBIANS, cache_folder, layers_of
 
 
@@ -35,3 +37,20 @@ def installed(
     layers = layers_of(debian, packages.new, cache_folder())
     need(not layers.missing(), f"there is no root of Debian {debian}; ./tests/run --vm makes it")
     yield trio.run(install, debian, layers, packages, tmp_path_factory.mktemp(debian))
+
+
+@pytest.fixture(scope="session")
+def guest(packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Guest:
+    """The disk of a machine with a kernel of its own, on which the package was installed, and that installation."""
+    for program in (PROGRAM, "qemu-img", "ssh"):
+        need(
+            shutil.which(program) is not None,
+            f"a machine with a kernel of its own needs {program} (qemu-system-x86, qemu-utils, openssh-client)",
+        )
+    need(Path("/dev/net/tun").exists(), "a machine with a kernel of its own needs /dev/net/tun")
+    layers = layers_of(DEBIAN, packages.new, cache_folder())
+    need(
+        not layers.missing() and kernel_root(cache_folder()).is_dir(),
+        "there is no root with a kernel; ./tests/run --vm makes it",
+    )
+    return trio.run(make_guest, packages, layers.archives, tmp_path_factory.mktemp("guest"))

@@ -25,7 +25,7 @@ from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.namespaces import open_network
 from exclave_sandbox.stage.stage import DemoStage, fetch, open_stage
-from vm.machine import LIMIT, BootedMachine, open_machine
+from vm.machine import LIMIT, AnyMachine, BootedMachine, open_machine
 from vm.roots import Layers
 
 HERE = Path(__file__).parent
@@ -177,25 +177,25 @@ class Lab:
             machine.write("/etc/machine-id", f"{uuid.uuid4().hex}\n", 0o444)
             yield machine
 
-    async def join(self, machine: BootedMachine) -> float:
+    async def join(self, machine: AnyMachine) -> float:
         """Join with one line; the seconds that it took."""
         began = time.monotonic()
         words = ("exclave", "join", "--token-file", "-", "--timeout", f"{LIMIT:.0f}s")
         await machine.must(*words, stdin=(await self.token()).encode(), timeout=2 * LIMIT)
         return time.monotonic() - began
 
-    async def wait_ready(self, machine: BootedMachine, limit: float = LIMIT) -> None:
+    async def wait_ready(self, machine: AnyMachine, limit: float = LIMIT) -> None:
         """Wait until `exclave status` reports ready."""
         with trio.fail_after(limit):
             await eventually(f"{machine.name} ready", lambda: state_of(machine), lambda state: state == "ready", 0.1)
 
 
-async def state_of(machine: BootedMachine) -> str:
+async def state_of(machine: AnyMachine) -> str:
     """The state that `exclave status` reports; empty without an agent."""
     return str((await status_of(machine)).get("state", ""))
 
 
-async def status_of(machine: BootedMachine) -> dict[str, Any]:
+async def status_of(machine: AnyMachine) -> dict[str, Any]:
     """What `exclave status --json` prints; empty without an agent."""
     done = await machine.run("exclave", "status", "--json")
     try:
@@ -205,10 +205,13 @@ async def status_of(machine: BootedMachine) -> dict[str, Any]:
     return found
 
 
-async def fetch_inside(machine: BootedMachine, url: str) -> dict[str, Any]:
+async def fetch_inside(machine: AnyMachine, url: str, patience: float = 5.0) -> dict[str, Any]:
     """The JSON that a server answers to a program on the machine."""
-    ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
-    answer: dict[str, Any] = json.loads(await machine.must("/usr/bin/python3", "-I", "-c", ask, url))
+    ask = (
+        "import sys, urllib.request\n"
+        "print(urllib.request.urlopen(sys.argv[1], timeout=float(sys.argv[2])).read().decode())"
+    )
+    answer: dict[str, Any] = json.loads(await machine.must("/usr/bin/python3", "-I", "-c", ask, url, str(patience)))
     return answer
 
 

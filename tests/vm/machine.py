@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -50,11 +51,46 @@ exec setpriv --pdeathsig=KILL "$@"
 
 
 @dataclass
-class BootedMachine:
-    """One machine. `folder` has its own layer, its log and where its root is mounted."""
+class AnyMachine(ABC):
+    """A machine on the bridge of a stage, whatever makes it: programs run inside by `command`."""
 
     name: str
     address: str
+
+    @abstractmethod
+    def command(self, *arguments: str, options: Sequence[str] = ()) -> list[str]:
+        """The argument list that runs `arguments` inside, with options of systemd-run."""
+
+    async def run(self, *arguments: str, stdin: bytes = b"", timeout: float = LIMIT) -> Finished:
+        """Run a program inside to its end."""
+        return await run_command(self.command(*arguments), stdin=stdin, timeout=timeout)
+
+    async def must(self, *arguments: str, stdin: bytes = b"", timeout: float = LIMIT) -> str:
+        """Run a program that must succeed; its output. Raises UnexpectedError."""
+        done = await self.run(*arguments, stdin=stdin, timeout=timeout)
+        if done.status != 0:
+            output = done.output.decode(errors="replace")
+            raise UnexpectedError(f"{self.name}: {' '.join(arguments)}: status {done.status}\n{output}{done.errors}")
+        return done.output.decode()
+
+    async def shell(self, text: str, timeout: float = LIMIT) -> str:
+        """Run a line of shell that must succeed; its output. Raises UnexpectedError."""
+        return await self.must("sh", "-euc", text, timeout=timeout)
+
+    async def properties(self, unit: str, *names: str) -> dict[str, str]:
+        """Properties of a unit, as systemd has them."""
+        shown = await self.must("systemctl", "show", f"--property={','.join(names)}", unit)
+        return dict(line.split("=", 1) for line in shown.splitlines())
+
+    async def journal(self, *options: str) -> str:
+        """Its journal."""
+        return await self.must("journalctl", "--merge", "--no-pager", "--quiet", *options)
+
+
+@dataclass
+class BootedMachine(AnyMachine):
+    """One machine. `folder` has its own layer, its log and where its root is mounted."""
+
     folder: Path
     switch: Machine
     cgroup: Path
@@ -116,35 +152,9 @@ class BootedMachine:
         return await run_command(command, stdin=stdin, timeout=timeout)
 
     def command(self, *arguments: str, options: Sequence[str] = ()) -> list[str]:
-        """The argument list that runs `arguments` as a unit of the machine."""
         words = [word.replace("$", "$$") for word in arguments]  # systemd-run would expand it as a variable
         unit = ["systemd-run", "--pipe", "--wait", "--quiet", "--collect", *options, "--", *words]
         return ["nsenter", f"--target={self.leader}", "--all", "--", *unit]
-
-    async def run(self, *arguments: str, stdin: bytes = b"", timeout: float = LIMIT) -> Finished:
-        """Run a program inside to its end."""
-        return await run_command(self.command(*arguments), stdin=stdin, timeout=timeout)
-
-    async def must(self, *arguments: str, stdin: bytes = b"", timeout: float = LIMIT) -> str:
-        """Run a program that must succeed; its output. Raises UnexpectedError."""
-        done = await self.run(*arguments, stdin=stdin, timeout=timeout)
-        if done.status != 0:
-            output = done.output.decode(errors="replace")
-            raise UnexpectedError(f"{self.name}: {' '.join(arguments)}: status {done.status}\n{output}{done.errors}")
-        return done.output.decode()
-
-    async def shell(self, text: str, timeout: float = LIMIT) -> str:
-        """Run a line of shell that must succeed; its output. Raises UnexpectedError."""
-        return await self.must("sh", "-euc", text, timeout=timeout)
-
-    async def properties(self, unit: str, *names: str) -> dict[str, str]:
-        """Properties of a unit, as systemd has them."""
-        shown = await self.must("systemctl", "show", f"--property={','.join(names)}", unit)
-        return dict(line.split("=", 1) for line in shown.splitlines())
-
-    async def journal(self, *options: str) -> str:
-        """Its journal."""
-        return await self.must("journalctl", "--merge", "--no-pager", "--quiet", *options)
 
     def copy(self, source: Path, target: str, mode: int = 0o644) -> None:
         """Write a file or a folder into its root."""

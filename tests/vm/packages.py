@@ -9,7 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from vm.roots import DEBIANS, cache_folder, make_layers
+from vm.image import make_kernel_root
+from vm.qemu import PROGRAM
+from vm.roots import DEBIANS, IS_PART, cache_folder, make_layers
 
 TOP = Path(__file__).resolve().parents[2]
 OLD = "0.0.1"
@@ -45,3 +47,7 @@ if __name__ == "__main__":
     build(target)
     for debian in DEBIANS:
         make_layers(debian, target / "new.deb", cache_folder())
+    if not IS_PART and shutil.which(PROGRAM) is None:
+        print(f"no machine with a kernel of its own: {PROGRAM} is missing (qemu-system-x86, qemu-utils)")
+    elif not IS_PART:
+        make_kernel_root(cache_folder())

@@ -79,14 +79,14 @@ def make_layers(debian: str, package: Path, cache: Path) -> Layers:
     cache.mkdir(parents=True, exist_ok=True)
     if not layers.system.is_dir():
         print(f"making a root of Debian {debian}, which takes half a minute", flush=True)
-        _make(layers.system, lambda folder: _make_system(debian, folder))
+        make_folder(layers.system, lambda folder: _make_system(debian, folder))
     if not layers.archives.is_dir():
         print(f"downloading what exclave needs on Debian {debian}", flush=True)
-        _make(layers.archives, lambda folder: _download(layers.system, package, folder))
+        make_folder(layers.archives, lambda folder: _download(layers.system, package, folder))
     return layers
 
 
-def _make(target: Path, fill: Callable[[Path], None]) -> None:
+def make_folder(target: Path, fill: Callable[[Path], None]) -> None:
     """A folder that is there only when it is complete."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="new-") as work:
         folder = Path(work) / "layer"

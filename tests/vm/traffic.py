@@ -16,7 +16,7 @@ from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.programs import Traffic, module, open_traffic
 from exclave_sandbox.stage.stage import DemoStage
-from vm.machine import LIMIT, BootedMachine
+from vm.machine import LIMIT, AnyMachine
 
 SAMPLER = Path(__file__).resolve().parents[1] / "crash/sample_connections.py"
 PAUSE, PATIENCE = "0.1", "5"
@@ -74,7 +74,7 @@ class Load:
 
 
 @asynccontextmanager
-async def open_load(stage: DemoStage, machine: BootedMachine, host: str = mesh.GROUP_SERVICE) -> AsyncIterator[Load]:
+async def open_load(stage: DemoStage, machine: AnyMachine, host: str = mesh.GROUP_SERVICE) -> AsyncIterator[Load]:
     """Requests from the pod to `host`, by default the group's Service, and from the machine to the pod."""
     generator = "exclave_sandbox.stage.traffic"
     inside = machine.command(
@@ -138,12 +138,12 @@ async def open_sampler(command: Sequence[str]) -> AsyncIterator[Sampler]:
             await started.wait()
 
 
-def sampler_words(stage: DemoStage) -> list[str]:
+def sampler_words(stage: DemoStage, pause: str = PAUSE, patience: str = PATIENCE) -> list[str]:
     """The argument list of a sampler from the pod to the group's Service.
 
     By a machine's own address, a pod would rightly speak plaintext while the cluster does not list that machine.
     """
-    words = [sys.executable, "-I", str(SAMPLER), mesh.GROUP_SERVICE, str(mesh.GROUP_PORT), PAUSE, PATIENCE]
+    words = [sys.executable, "-I", str(SAMPLER), mesh.GROUP_SERVICE, str(mesh.GROUP_PORT), pause, patience]
     return stage.pod.command(*words)
 
 
