@@ -123,6 +123,7 @@ class Proxy(PublishedProxy):
         self.chosen.set(chosen)
         binary = found[chosen][0].program
         self._checked = binary.stamp if binary is not None else None
+        self._launcher.identity = binary
         for instance, (record, process) in found.items():
             self._add(instance, process, record, InstanceEvent.ADOPTED)
             log.info("proxy %s: adopted process %d", instance, record.pid)

@@ -79,6 +79,7 @@ class ProxyLauncher:
         self.membership = membership
         self.records = RecordFile(runtime)
         self.units = units
+        self.identity: BinaryId | None = None  # of the binary that was launched or adopted last
         self._socket = socket
         self._resolv_conf = runtime / "resolv.conf"
 
@@ -126,7 +127,8 @@ class ProxyLauncher:
     async def launch(self, instance: Instance, settings: Settings) -> tuple[InstanceProcess, InstanceRecord]:
         """Launch a process and record it. Raises HostError."""
         environment = self.environment(settings, instance)
-        identity = await identify_binary(self.config.binary)
+        # Reading tens of megabytes again would double the time in which connections fail after the end of a proxy.
+        identity = self.identity = await identify_binary(self.config.binary, self.identity)
         if self.units is not None:
             return await self._launch_unit(self.units, instance, environment, identity)
         return await self._launch_child(instance, environment, identity)
