@@ -285,7 +285,9 @@ async def test_without_the_right_to_change_its_user_a_proxy_is_checked_by_its_un
 ) -> None:
     """As in exclave-join.service, which has no capabilities."""
     monkeypatch.setattr(module, "has_capability", lambda number: False)
-    program = write_script(systemd.runtime / "program", "echo it cannot work; exit 3")
+    # systemd does not start the unit without the folder that it binds over /etc.
+    bound = f"[ -e {systemd.runtime / FOLDER}/resolv.conf ] || exit 226"
+    program = write_script(systemd.runtime / "program", f"{bound}; echo it cannot work; exit 3")
     config = ProxyConfig(program, USER)
     with pytest.raises(HostError) as refused:
         await check_proxy(config, systemd.runtime)

@@ -23,7 +23,7 @@ from exclave.kit.host.gated import HeldProcess
 from exclave.kit.host.procfs import has_capability, has_user_namespaces, open_pidfd
 from exclave.kit.systemd.service_job import is_booted
 from exclave.kit.tasks.nursery import shielded
-from exclave.link.layout import INSTANCES, Instance
+from exclave.link.layout import INSTANCES, Instance, dns_address
 from exclave.proxy.process.binary import (
     GREETING_ENVIRONMENT,
     GREETING_TIME,
@@ -317,6 +317,7 @@ async def check_proxy(config: ProxyConfig, runtime: Path) -> None:
     if has_capability(CAP_SETUID):
         await check_binary(config.binary, user)
     elif (units := await open_units(runtime, config, user)) is not None:
+        units.write_etc(dns_address())  # the unit needs it, and before a join no agent has written it
         await units.check(config.binary)
     else:
         check_file(config.binary)
