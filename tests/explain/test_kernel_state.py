@@ -62,6 +62,9 @@ async def test_routes_and_chains_of_others_are_read() -> None:
     nat = "add table ip theirs; add chain ip theirs late { type nat hook output priority 5; }"
     async with open_lab() as lab:
         await lab.nft(nat + "; add chain ip theirs early { type nat hook output priority -100; }")
+        await lab.nft(
+            "add table inet exclave-guard; add chain inet exclave-guard n { type nat hook output priority 9; }"
+        )
         await lab.nft("add chain ip theirs f { type filter hook output priority 0; }")
         assert await read_route(CLUSTER4) == Route("unicast", "eth0", VM4)
         assert await read_route(CLUSTER6, "uid", "1000") == Route("unicast", "eth0", VM6)

@@ -114,6 +114,10 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         "10.77.0.20:9100 from outside bypasses the proxy: no rule captures it; captured are the ports 4143, 5432, "
         "8080-8082, 9443.",
     ),
+    "the port of other proxies": (
+        ("several-ports", IN, "10.77.0.20", 4143), {},
+        "10.77.0.20:4143 from outside goes to the proxy, instance a: the group's ports and the proxy's own.",
+    ),
     "SSH from outside": (
         ("ssh-elsewhere", IN, "10.77.0.20", 2222), {},
         "10.77.0.20:2222 from outside bypasses the proxy: SSH is never captured.",
@@ -203,6 +207,11 @@ def test_missing_facts_and_published_ports_are_notes() -> None:
     assert note == (
         "the proxy then connects to 10.77.0.20:8080 like a local program; this also reaches ports that Docker publishes"
     )
+
+
+def test_the_port_of_other_proxies_is_none_that_the_proxy_connects_to() -> None:
+    (note,) = answer_for("plain", IN, "10.77.0.20", 4143).notes
+    assert note == "other proxies call this port, and state which port they want; the proxy connects to that one"
 
 
 def test_a_note_shows_how_long_unconfirmed_rules_capture() -> None:

@@ -78,6 +78,11 @@ def leads_to(chain: tuple[x509.Certificate, ...], anchors_pem: str) -> bool:
     return any(is_issued_by(chain[-1], anchor) or der_of(anchor) == der_of(chain[-1]) for anchor in anchors)
 
 
+def has_anchor_key(issuer: Issuer, anchors_pem: str) -> bool:
+    """True if the issuer's key is that of a trust anchor, also in another certificate. Raises ValueError."""
+    return any(is_key_of(issuer.private_key, anchor) for anchor in read_certificates(anchors_pem))
+
+
 def _verify(chain: tuple[x509.Certificate, ...], key: SigningKey, anchors_pem: str, now: float) -> None:
     if not is_key_of(key, chain[0]):
         raise ValueError("the issuer's key does not belong to its certificate")

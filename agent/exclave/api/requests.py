@@ -53,6 +53,7 @@ VALIDATING_ADMISSION_POLICY_BINDINGS = Resource(
     *_ADMISSION, "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", namespaced=False
 )
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
+MESH_TLS_AUTHENTICATIONS = Resource("policy.linkerd.io", "v1alpha1", "meshtlsauthentications", "MeshTLSAuthentication")
 CERTIFICATES = Resource("cert-manager.io", "v1", "certificates", "Certificate")
 CUSTOM_RESOURCE_DEFINITIONS = Resource(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False

@@ -17,6 +17,7 @@ from exclave.kit.formats.nft_json import parse_items
 from exclave.kit.host.command import Finished, check_permitted, run_tool, without_json
 from exclave.kit.host.procfs import addresses_by_interface
 from exclave.link.layout import LINK, TABLE
+from exclave.redirect.keepalive import KEEPALIVE_TABLE
 
 TRIES = 5  # attempts, since the table may be replaced between its two listings
 
@@ -27,6 +28,9 @@ class KernelTable:
 
     table: Table
     texts: Mapping[int, str]
+
+
+OUR_TABLES = (TABLE, KEEPALIVE_TABLE)  # the second one redirects nothing: it keeps open connections alive
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ async def read_other_nat_chains(hook: str) -> tuple[str, ...]:
     found = [
         (chain["prio"], f"{chain['family']} {chain['table']} {chain['name']}")
         for chain in chains
-        if chain.get("type") == "nat" and chain.get("hook") == hook and chain["table"] != TABLE
+        if chain.get("type") == "nat" and chain.get("hook") == hook and chain["table"] not in OUR_TABLES
     ]
     return tuple(name for _, name in sorted(found))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from exclave.explain.table import TRACE_TABLE, Chain, Table
 from exclave.explain.verdict import Connection, Outcome, RuleHit, TableVerdict, element_text, is_translating
 from exclave.kit.formats.host_port import join_host_port
-from exclave.link.layout import INSTANCES, TABLE, instance_address
+from exclave.link.layout import INBOUND_PORT, INSTANCES, TABLE, instance_address
 from exclave.redirect.kernel.nft_events import TraceEvent
 from exclave.redirect.rules.confirm_timer import ARMED, element_time
 from exclave.redirect.rules.ruleset import TRIAL
@@ -122,6 +122,8 @@ def _captured_elements(chain: Chain, table: Table) -> str:
 
 def _notes(direction: str, connection: Connection, verdict: TableVerdict) -> tuple[str, ...]:
     if verdict.outcome is Outcome.PROXY and direction == "inbound" and connection.kind == "local":
+        if connection.port == INBOUND_PORT:
+            return ("other proxies call this port, and state which port they want; the proxy connects to that one",)
         to = join_host_port(str(connection.destination), connection.port)
         return (f"the proxy then connects to {to} like a local program; this also reaches ports that Docker publishes",)
     options = {"the interface": "--interface", "the caller's address": "--from"}

@@ -5,12 +5,14 @@ import copy
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from exclave.admin.check.verbs import (
     Row,
+    _rows,
     accounts_namespace_rows,
     controller_rows,
     describe_change,
@@ -18,6 +20,7 @@ from exclave.admin.check.verbs import (
     foreign_objects,
     group_rows,
     guard_rows,
+    identity_rows,
     index_objects,
     issuer_rows,
     linkerd_report,
@@ -30,6 +33,7 @@ from exclave.admin.check.verbs import (
 )
 from exclave.admin.objects import Installation, group_objects
 from exclave.api.requests import Object
+from exclave.errors import ClusterError, Fault
 from exclave.kit.formats.times import rfc3339
 from exclave.kit.formats.x509 import not_after
 from exclave_sandbox.pki import make_anchor
@@ -142,6 +146,46 @@ def test_the_issuer_exists_is_trusted_and_lasts() -> None:
     late = not_after(made.issuer.certificate) - 3 * 86400
     (warned,) = bad(issuer_rows("a/b", issuer_secret(made), roots(made.anchor.pem), late))
     assert warned == ("warning", "it ends in 3d")
+
+
+def test_a_trust_anchor_in_the_place_of_the_issuer_is_named() -> None:
+    anchor = make_anchor()
+    data = {"tls.crt": anchor.pem, "tls.key": anchor.key_pem}
+    secret: dict[str, object] = {"data": {key: base64.b64encode(text.encode()).decode() for key, text in data.items()}}
+    assert bad(issuer_rows("a/b", secret, roots(anchor.pem), time.time())) == [
+        ("warning", "Secret a/b has a trust anchor's own key")
+    ]
+
+
+def test_a_policy_that_names_a_group_by_its_spiffe_form_is_named() -> None:
+    group = {"metadata": {"namespace": "shop", "name": "web"}, "spec": {}}
+
+    def policy(*identities: str) -> Object:
+        return {"metadata": {"namespace": "apps", "name": "callers"}, "spec": {"identities": list(identities)}}
+
+    spiffe = "spiffe://cluster.local/ns/shop/sa/web"
+    assert bad(identity_rows([group], [policy("*", spiffe)])) == [
+        ("warning", f"MeshTLSAuthentication apps/callers: {spiffe}")
+    ]
+    for identity in ("web.shop.serviceaccount.identity.linkerd.cluster.local", "spiffe://d/ns/shop/sa/other", "*"):
+        assert bad(identity_rows([group], [policy(identity)])) == []
+    assert bad(identity_rows([], [policy(spiffe), {"metadata": {"name": "refs"}, "spec": {}}])) == []
+
+
+class AwayKubectl:
+    """A kubectl whose API server does not answer."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ClusterError(Fault.UNREACHABLE, "no API server answered", "wait")
+
+
+def test_an_error_of_all_checks_is_printed_once() -> None:
+    options = SimpleNamespace(controller_namespace="exclave", linkerd_namespace=None, pre=False)
+    session = SimpleNamespace(kubectl=AwayKubectl(), now=time.time)
+    first, *rest = _rows(session, options)  # type: ignore[arg-type]
+    assert (first.problem, first.hint) == ("no API server answered", "wait")
+    assert len(rest) == 9
+    assert {(one.result, one.problem, one.hint) for one in rest} == {("error", "the same as above", "")}
 
 
 def test_the_short_report_has_only_failures() -> None:

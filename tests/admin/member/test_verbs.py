@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from exclave.admin.member.verbs import events_of
 from exclave.admin.objects import Manifest, group_objects
-from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS
+from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS, Object
 from peers.conftest import Server
 from support.admin import Admin, put
 from support.store import member
@@ -89,3 +90,15 @@ def test_a_cordon_is_an_annotation_that_uncordon_removes(admin: Admin, namespace
     found = admin.kubectl.get(MEMBERS, namespace, "web-k7q2x-1")
     assert found is not None
     assert not found["metadata"].get("annotations")
+
+
+def test_events_of_an_earlier_member_of_the_same_name_are_left_out() -> None:
+    def event(kind: str, uid: str | None) -> Object:
+        return {"regarding": {"kind": kind, "name": "web-k7q2x-1"} | ({"uid": uid} if uid else {}), "reason": "x"}
+
+    member: Object = {"kind": "Member", "metadata": {"uid": "u2"}}
+    workload: Object = {"kind": "ExternalWorkload", "metadata": {"uid": "u3"}}
+    ours = [event("Member", "u2"), event("ExternalWorkload", "u3")]
+    others = [event("Member", "u1"), event("Member", "u3"), event("Lease", "u2"), event("Member", None)]
+    assert events_of([*others, *ours], [member, workload]) == ours
+    assert events_of([*others, *ours], [member]) == ours[:1]

@@ -9,7 +9,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -32,8 +32,8 @@ from exclave.admin.tables import few, human_duration
 from exclave.api import requests as kinds
 from exclave.api.definitions.admission import admission_fault
 from exclave.api.fields import FieldError
-from exclave.api.group import Port, parse_group
-from exclave.api.issuer import read_anchors, read_issuer
+from exclave.api.group import Port, account_of, parse_group
+from exclave.api.issuer import Issuer, has_anchor_key, read_anchors, read_issuer
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.member import condition_of, view_member
 from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION
@@ -65,6 +65,8 @@ PUBLIC_ROLES = (
 """ClusterRoles that Kubernetes itself binds to everybody: discovery, the caller's own name, public keys.
 Source: ClusterRoleBindings in k8s.io/kubernetes plugin/pkg/auth/authorizer/rbac/bootstrappolicy/policy.go.
 """
+
+SAME_REASON = "the same as above"  # an API server that is away would fill the report with one message
 
 MACHINE_ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?[.](join|rejoin|vm)[.][a-z0-9]{5}-[1-9][0-9]{0,2}")
 
@@ -198,12 +200,13 @@ class ClusterSnapshot:
 def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
     kubectl, where = session.kubectl, options.controller_namespace
     found = ClusterSnapshot(kubectl, where, options.linkerd_namespace)
-    yield from _checked(
+    first = _checked(
         "the cluster can run exclave",
         lambda: check_prerequisites(
             session, options.linkerd_namespace or ("linkerd" if options.pre else found.linkerd)
         ),
     )
+    yield from first
     if options.pre:
         return
     checks: dict[str, Callable[[], list[Row]]] = {
@@ -214,6 +217,7 @@ def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
         ),
         "the issuer chains to Linkerd's trust anchors": lambda: _issuer(session, found),
         "every group is accepted": lambda: _groups(session, found),
+        "policies name groups as they name pods": lambda: _policies_of_groups(kubectl, found),
         "every member sends heartbeats": lambda: member_rows(kubectl.list(kinds.MEMBERS)),
         "machines have no other rights": lambda: excess_rights_rows(
             found.bindings, found.accounts_namespaces, found.wanted_by_groups
@@ -222,8 +226,12 @@ def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
             [one for home in found.accounts_namespaces for one in find_foreign(kubectl, home)]
         ),
     }
+    reasons = {one.problem for one in first if one.result == "error"}
     for title, check in checks.items():
-        yield from _checked(title, check)
+        for one in _checked(title, check):
+            yield replace(one, problem=SAME_REASON, hint="") if one.problem in reasons else one
+            if one.result == "error":
+                reasons.add(one.problem)
 
 
 def check_prerequisites(session: Session, linkerd: str) -> list[Row]:
@@ -295,9 +303,34 @@ def _ports(group: Object) -> tuple[Port, ...]:
         return ()  # the controller does not accept it, and condition Accepted states why
 
 
+def _policies_of_groups(kubectl: Kubectl, found: ClusterSnapshot) -> list[Row]:
+    try:
+        return identity_rows(found.groups, kubectl.list(kinds.MESH_TLS_AUTHENTICATIONS))
+    except ApiRefusal as refusal:
+        if refusal.status != 404:  # 404: Linkerd's policy CRDs are not installed, so there are no policies
+            raise
+        return identity_rows(found.groups, [])
+
+
 def find_foreign(kubectl: Kubectl, home: str) -> list[str]:
     """The objects in a namespace of machines' accounts that belong to no machine. Raises ClusterError."""
     return foreign_objects(home, kubectl.list(kinds.SERVICE_ACCOUNTS, home), kubectl.list(kinds.PODS, home))
+
+
+def identity_rows(groups: Iterable[Object], policies: Iterable[Object]) -> list[Row]:
+    """Do policies name a group's identity in a form that never matches?"""
+    ends = tuple(f"/ns/{group['metadata']['namespace']}/sa/{account_of(group)}" for group in groups)
+    found = [
+        f"MeshTLSAuthentication {one['metadata'].get('namespace', '')}/{one['metadata']['name']}: {identity}"
+        for one in policies
+        for identity in mapping_in(one, "spec").get("identities") or ()
+        if str(identity).startswith("spiffe://") and str(identity).endswith(ends or ("\0",))
+    ]
+    hint = (
+        "name the ServiceAccount in identityRefs, or write NAME.NAMESPACE.serviceaccount.identity.linkerd.DOMAIN: "
+        "proxies know a VM by this name, as they know a pod, and answer 403 where only the spiffe:// form is admitted"
+    )
+    return [row("policies name groups as they name pods", few(found), hint, "warning")]
 
 
 def _checked(title: str, check: Callable[[], list[Row]]) -> list[Row]:
@@ -419,13 +452,28 @@ def issuer_rows(name: str, secret: Object | None, roots: Object | None, now: flo
     if secret is None:
         return [row(title, f"there is no Secret {name}", hint)]
     try:
-        issuer = read_issuer(secret, read_anchors(roots or {}), now)
+        anchors = read_anchors(roots or {})
+        issuer = read_issuer(secret, anchors, now)
     except ValueError as problem:
         return [row(title, f"Secret {name}: {problem}", hint)]
     left = issuer.not_after - now
     soon = f"it ends in {human_duration(left)}" if left < SHORTEST_ISSUER else None
     until = f"the issuer's certificate is valid until {rfc3339(issuer.not_after)}"
-    return [Row(title), row(until, soon, f"check why it is not renewed; if nothing renews it, {hint}", "warning")]
+    return [
+        Row(title),
+        row(until, soon, f"check why it is not renewed; if nothing renews it, {hint}", "warning"),
+        anchor_row(name, issuer, anchors),
+    ]
+
+
+def anchor_row(name: str, issuer: Issuer, anchors: str) -> Row:
+    """Is the issuer an intermediate, or the trust anchor itself? `name` is its Secret's name."""
+    fault = f"Secret {name} has a trust anchor's own key" if has_anchor_key(issuer, anchors) else None
+    hint = (
+        "sign an intermediate with it and use that one (--issuer-certificate, --issuer-key): the anchor's key can sign "
+        "every identity of the mesh, and only a new trust anchor ends what it has signed"
+    )
+    return row("the issuer is an intermediate, not a trust anchor", fault, hint, "warning")
 
 
 # Rights: those of the installation and of each group, compared with their manifests.

@@ -13,6 +13,7 @@ from exclave.admin.check.verbs import (
     TRUST_ROOTS,
     ClusterSnapshot,
     Row,
+    anchor_row,
     check_prerequisites,
     pending_changes,
     report_text,
@@ -235,7 +236,7 @@ def _require_prerequisites(session: Session, choice: Installation) -> None:
     if choice.issuer == "cert-manager":
         rows += _cert_manager(session, choice)
     if choice.key_pair is not None and all(one.result != "error" for one in rows):
-        rows.append(_issuer_row(session, choice))
+        rows += _issuer_rows(session, choice)
     failed = [one for one in rows if one.result == "error"]
     if failed:
         raise UsageError(f"exclave cannot be installed here:\n{report_text(rows)}", failed[0].hint)
@@ -296,13 +297,13 @@ def _cert_manager(session: Session, choice: Installation) -> list[Row]:
     return [Row(title), row(f"{kind} {name} is ready", fault, hint)]
 
 
-def _issuer_row(session: Session, choice: Installation) -> Row:
-    fault = None
+def _issuer_rows(session: Session, choice: Installation) -> list[Row]:
+    title = "the issuer chains to Linkerd's trust anchors"
     roots = session.kubectl.get(kinds.CONFIG_MAPS, choice.linkerd, TRUST_ROOTS)
     try:
         (secret,) = [one.body for one in later_objects(choice) if one.resource == kinds.SECRETS]
-        read_issuer(secret, read_anchors(roots or {}), session.now())
+        anchors = read_anchors(roots or {})
+        issuer = read_issuer(secret, anchors, session.now())
     except ValueError as problem:
-        fault = str(problem)
-    hint = "sign the intermediate with the key of Linkerd's trust anchor"
-    return row("the issuer chains to Linkerd's trust anchors", fault, hint)
+        return [row(title, str(problem), "sign the intermediate with the key of Linkerd's trust anchor")]
+    return [Row(title), anchor_row(f"{choice.namespace}/{ISSUER}", issuer, anchors)]

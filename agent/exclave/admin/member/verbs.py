@@ -1,6 +1,7 @@
 """`member list|describe|evict|cordon|uncordon`: the machines that have joined."""
 
 import argparse
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from exclave.admin import arguments
@@ -48,18 +49,28 @@ def _describe(session: Session, options: argparse.Namespace) -> int:
     member = session.find(MEMBERS, "member", options.name)
     if not session.show_object(MEMBERS, member, options.output):
         workload = session.kubectl.get(EXTERNAL_WORKLOADS, session.namespace, options.name)
-        print(describe_text(member_lines(member, workload, _events(session, options.name), session.now())))
+        events = _events(session, options.name, [one for one in (member, workload) if one is not None])
+        print(describe_text(member_lines(member, workload, events, session.now())))
     return 0
 
 
-def _events(session: Session, name: str) -> list[Object]:
+def _events(session: Session, name: str, current: Sequence[Object]) -> list[Object]:
     """The events of a member and its ExternalWorkload; none if the admin may not read events."""
     try:
         found = session.kubectl.list(EVENTS, session.namespace, fields=f"regarding.name={name}")
     except ApiRefusal:
         return []
-    kinds = (MEMBERS.kind, EXTERNAL_WORKLOADS.kind)
-    return [event for event in found if (event.get("regarding") or {}).get("kind") in kinds]
+    return events_of(found, current)
+
+
+def events_of(events: Iterable[Object], current: Sequence[Object]) -> list[Object]:
+    """The events of a Member and its ExternalWorkload, without those of earlier objects of the same name.
+
+    `current` are the two objects, as far as they exist. Their uids tell objects of one name apart.
+    """
+    uids = {(one["kind"], one["metadata"].get("uid")) for one in current}
+    with_uid = [(event, event.get("regarding") or {}) for event in events]
+    return [event for event, regarding in with_uid if (regarding.get("kind"), regarding.get("uid")) in uids]
 
 
 def _evict(session: Session, options: argparse.Namespace) -> int:
