@@ -406,7 +406,7 @@ def test_linkerd_asks_in_somebody_elses_name_and_every_row_is_told(standing: Clu
     typed = standing.admin.type("check", "--as=nobody", "--as-group=[]", "--linkerd-namespace=linkerd", "-o", "json")
     assert typed.code == 3
     (category,) = json.loads(typed.out)["categories"]
-    assert len(category["checks"]) == 10
+    assert len(category["checks"]) == 11
     errors = [one["error"] for one in category["checks"]]
     assert all("nobody" in one or "you may not" in one or one == "the same as above" for one in errors)
     named = [one for one in errors if one != "the same as above"]

@@ -28,6 +28,7 @@ from exclave.admin.check.verbs import (
     namespace_suffix_rows,
     pending_changes,
     prerequisite_rows,
+    report_rows,
     report_text,
     rights_rows,
 )
@@ -172,6 +173,18 @@ def test_a_policy_that_names_a_group_by_its_spiffe_form_is_named() -> None:
     assert bad(identity_rows([], [policy(spiffe), {"metadata": {"name": "refs"}, "spec": {}}])) == []
 
 
+def test_what_a_ready_member_reports_is_named() -> None:
+    def workload(message: str, status: str = "True", **labels: str) -> Object:
+        ready = {"type": "Ready", "status": status, "reason": "Ready", "message": message}
+        metadata = {"namespace": "shop", "name": "web-1", "labels": labels or {"exclave.dev/group": "web"}}
+        return {"metadata": metadata, "status": {"conditions": [ready]}}
+
+    loop = "the watch of members web-1: too old; 3 times in a row"
+    assert bad(report_rows([workload(f"all is in place; but {loop}")])) == [("warning", f"shop/web-1: {loop}")]
+    others = [workload("all is in place"), workload("x; but y", "False"), workload("x; but y", app="other")]
+    assert bad(report_rows([*others, {"metadata": {"name": "new", "labels": {"exclave.dev/group": "web"}}}])) == []
+
+
 class AwayKubectl:
     """A kubectl whose API server does not answer."""
 
@@ -184,7 +197,7 @@ def test_an_error_of_all_checks_is_printed_once() -> None:
     session = SimpleNamespace(kubectl=AwayKubectl(), now=time.time)
     first, *rest = _rows(session, options)  # type: ignore[arg-type]
     assert (first.problem, first.hint) == ("no API server answered", "wait")
-    assert len(rest) == 9
+    assert len(rest) == 10
     assert {(one.result, one.problem, one.hint) for one in rest} == {("error", "the same as above", "")}
 
 

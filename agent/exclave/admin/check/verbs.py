@@ -35,8 +35,8 @@ from exclave.api.fields import FieldError
 from exclave.api.group import Port, account_of, parse_group
 from exclave.api.issuer import Issuer, has_anchor_key, read_anchors, read_issuer
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
-from exclave.api.member import condition_of, view_member
-from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION
+from exclave.api.member import READY, condition_of, view_member
+from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION, GROUP_LABEL
 from exclave.api.opaque_ports import OpaqueMismatch, opaque_mismatches
 from exclave.api.requests import Object
 from exclave.errors import ApiRefusal, ClusterError
@@ -219,6 +219,7 @@ def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
         "every group is accepted": lambda: _groups(session, found),
         "policies name groups as they name pods": lambda: _policies_of_groups(kubectl, found),
         "every member sends heartbeats": lambda: member_rows(kubectl.list(kinds.MEMBERS)),
+        "no member reports a problem": lambda: report_rows(kubectl.list(kinds.EXTERNAL_WORKLOADS)),
         "machines have no other rights": lambda: excess_rights_rows(
             found.bindings, found.accounts_namespaces, found.wanted_by_groups
         ),
@@ -315,6 +316,17 @@ def _policies_of_groups(kubectl: Kubectl, found: ClusterSnapshot) -> list[Row]:
 def find_foreign(kubectl: Kubectl, home: str) -> list[str]:
     """The objects in a namespace of machines' accounts that belong to no machine. Raises ClusterError."""
     return foreign_objects(home, kubectl.list(kinds.SERVICE_ACCOUNTS, home), kubectl.list(kinds.PODS, home))
+
+
+def report_rows(workloads: Iterable[Object]) -> list[Row]:
+    """Do members that are ready report that something is not perfect? They write it after "; but "."""
+    found = []
+    for one in workloads:
+        ready = condition_of(one, READY) if GROUP_LABEL in (one["metadata"].get("labels") or {}) else None
+        if ready is not None and ready.status and "; but " in ready.message:
+            name = f"{one['metadata'].get('namespace', '')}/{one['metadata']['name']}"
+            found.append(f"{name}: {ready.message.partition('; but ')[2]}")
+    return [row("no member reports a problem", few(found), "run exclave status on the machine", "warning")]
 
 
 def identity_rows(groups: Iterable[Object], policies: Iterable[Object]) -> list[Row]:
