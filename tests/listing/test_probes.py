@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import trio
@@ -88,3 +89,24 @@ async def test_each_probe_runs_at_its_own_pace(
         await run_probes("10.0.0.1", [Probe(1, every=2.0), Probe(2, every=3.0)], published)
     assert sorted(tries) == [(0, 1), (0, 2), (2, 1), (3, 2), (4, 1)]
     assert published.value == (ProbeResult(1, "tcp", True, ""), ProbeResult(2, "tcp", False, "connection refused"))
+
+
+async def test_a_probe_that_is_added_later_counts_from_its_first_attempt(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace: list[list[tuple[int, str]]] = []
+
+    async def attempt(address: str, port: int, timeout: float) -> str | None:
+        await trio.sleep(1)
+        return "refused" if port == 9090 else None
+
+    monkeypatch.setattr(probes, "try_tcp", attempt)
+    published: Latest[tuple[ProbeResult, ...]] = Latest((ProbeResult(8080, "tcp", True, ""),))
+    with trio.move_on_after(1.5):
+        async with trio.open_nursery() as nursery:
+            added = [Probe(8080), Probe(9090)]
+            nursery.start_soon(partial(run_probes, "10.77.0.20", added, published, is_first=False))
+            async for results in published.changes():
+                trace.append([(one.port, one.message) for one in results])
+    assert trace[0] == [(8080, "")], "one that was not tried yet costs no readiness"
+    assert trace[-1] == [(8080, ""), (9090, "refused")]

@@ -86,6 +86,16 @@ CASES: dict[str, Case] = {
         (SetServing(True, "meshed"),),
     ),
     "served and not listed yet: wait": (SERVING, reported(UNLISTED), ()),
+    "a new port that is not listed yet costs those that are listed nothing": (
+        replace(LISTED, ports=frozenset({8080, 9090})),
+        reported(READY),
+        (),
+    ),
+    "a port that the group has no more costs nothing either": (
+        replace(LISTED, ports=frozenset({9090})),
+        reported(READY),
+        (),
+    ),
     "listed and probed: ready": (LISTED, reported(UNLISTED), (SetReady(READY),)),
     "ready and reported: nothing": (LISTED, reported(READY), ()),
     "a group without ports or probes is ready once it serves": (

@@ -20,25 +20,38 @@ class ProbeCount:
         self._probe = probe
         self._failures = 0
         same = (result for result in results_so_far if (result.port, result.kind) == (probe.port, probe.kind))
-        self.result = next(same, ProbeResult(probe.port, probe.kind, False, "not tried yet"))
+        found = next(same, None)
+        self.is_tried = found is not None
+        self.result = found or ProbeResult(probe.port, probe.kind, False, "not tried yet")
 
     def receive(self, problem: str | None) -> ProbeResult:
         """Count one attempt; `problem` is None if it succeeded. One success passes, `failures` in a row fail."""
+        self.is_tried = True
         self._failures = 0 if problem is None else self._failures + 1
         if problem is None or not self.result.passing or self._failures >= self._probe.failures:
             self.result = ProbeResult(self._probe.port, self._probe.kind, problem is None, problem or "")
         return self.result
 
 
-async def run_probes(address: str, probes: Sequence[Probe], results: Latest[tuple[ProbeResult, ...]]) -> None:
-    """Run all probes on `address`, each at its own interval, until cancelled. Old `results` stay until new ones."""
+async def run_probes(
+    address: str, probes: Sequence[Probe], results: Latest[tuple[ProbeResult, ...]], *, is_first: bool = True
+) -> None:
+    """Run all probes on `address`, each at its own interval, until cancelled. Old `results` stay until new ones.
+
+    At the first run a probe that was not tried fails. Later on it is left out until it was tried.
+    """
     counts = [ProbeCount(probe, results.value) for probe in probes]
-    results.set(tuple(count.result for count in counts))
+
+    def publish() -> None:
+        # A machine that is ready must not lose its traffic only because a probe was added to its group.
+        results.set(tuple(count.result for count in counts if is_first or count.is_tried))
+
+    publish()
 
     async def run(probe: Probe, count: ProbeCount) -> None:
         while True:
             count.receive(await try_tcp(address, probe.port, probe.timeout))
-            results.set(tuple(each.result for each in counts))
+            publish()
             await trio.sleep(probe.every)
 
     async with trio.open_nursery() as nursery:

@@ -117,8 +117,8 @@ def readiness(facts: ReadinessFacts) -> Readiness:
         return Readiness(False, NOT_SERVING, facts.missing, note)
     if facts.is_cordoned:
         return Readiness(False, CORDONED, "an admin has put this member out of service for a while")
-    unlisted = sorted(facts.ports - facts.listed)
-    if not facts.serving or unlisted:
+    # Ready is about the whole workload: a new port that is not listed yet must not withdraw those that are.
+    if not facts.serving or (facts.ports and not facts.listed):
         return Readiness(False, NOT_SERVING, "the ports are not listed yet")
     failed = [f"{probe.kind} {probe.port}: {probe.message}" for probe in facts.probes if not probe.passing]
     if failed:
