@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from exclave.api.member import Condition, MemberView
-from exclave.api.settings import digest
 from exclave.cluster.credential import Credential
 from exclave.confirm.confirm import Confirmation, Stage
 from exclave.daemon.parts import Parts, is_redirected, problems_of, sections_of, situation_of, sources_of, waits_of
@@ -56,6 +55,7 @@ def whole() -> Parts:
     view = SimpleNamespace(state=InstanceState.ACTIVE, pid=77)
     parts.proxy = fake_part(instances={"a": view}, ready="a", problem=None, admin_denial=None)
     parts.proxy.starts, parts.proxy.answered = Counter(a=1), {"a": NOW - 1}
+    parts.proxy.oldest = SimpleNamespace(anchors="ef" * 32)
     parts.data_path = fake_part(assessment=Assessment(is_steady=True))
     parts.confirming = fake_part(view=Confirmation())
     parts.steering = fake_part(problem=None)
@@ -152,7 +152,7 @@ def test_a_ready_member_fills_every_section() -> None:
         "notAfter": "2027-01-16T08:00:00Z",
         "renewAt": "2027-01-15T20:00:00Z",
         "issuer": "ab" * 32,
-        "anchors": digest(SETTINGS.anchors),
+        "anchors": "ef" * 32,
     }
     instance = {"state": "active", "pid": 77, "answered": "2027-01-15T07:59:59Z"}
     assert sections["proxy"] == {"active": "a", "instances": {"a": instance, "b": None}}
@@ -199,7 +199,7 @@ def test_a_part_without_values_has_null_fields() -> None:
     parts.identity.renewals = Counter()
     parts.membership = parts.redirect = None
     sections = sections_of(parts)
-    assert sections["certificate"] == {"notAfter": None, "renewAt": None, "issuer": None, "anchors": None}
+    assert sections["certificate"] == {"notAfter": None, "renewAt": None, "issuer": None, "anchors": "ef" * 32}
     assert sections["cluster"]["settings"] is None
     assert sections["proxy"]["active"] is None
 

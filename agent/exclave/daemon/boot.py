@@ -77,7 +77,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         )  # opened last, closed first: pods find this machine only while it serves
         async with open_bare_nursery() as nursery:
             for name, part in (
-                ("loaded", partial(report_loaded, member, identity)),
+                ("loaded", partial(report_loaded, member, identity, proxy)),
                 ("rules shown", partial(_show_rules, redirect, proxy)),
                 ("rules judged", partial(_judge_rules, redirect, data_path)),
                 ("eviction", partial(_end_when_evicted, parts, member)),

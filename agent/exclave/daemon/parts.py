@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from exclave.api.settings import digest
 from exclave.cluster.member_cluster import MemberCluster
 from exclave.confirm.confirm import Confirming
 from exclave.daemon.status import Problem, Section, problem_of
@@ -143,12 +142,12 @@ def _time(at: float | None) -> str | None:
 def _certificate(parts: Parts) -> Section:
     assert parts.identity is not None
     svid, renew_at = parts.identity.svid.value, parts.identity.renew_at.value
-    settings = parts.membership.settings.value if parts.membership else None
+    running = parts.proxy.oldest if parts.proxy else None
     return {
         "notAfter": rfc3339(svid.not_after) if svid else None,
         "renewAt": rfc3339(renew_at) if renew_at is not None else None,
         "issuer": svid.issuer_sha256 if svid else None,
-        "anchors": digest(settings.anchors) if settings else None,
+        "anchors": running.anchors or None if running else None,
     }
 
 

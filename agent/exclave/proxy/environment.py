@@ -12,7 +12,7 @@ from pathlib import Path
 
 from exclave.api.identity import destination_identity
 from exclave.api.opaque_ports import opaque_list
-from exclave.api.settings import DESTINATION_PORT, POLICY_PORT, Settings
+from exclave.api.settings import DESTINATION_PORT, POLICY_PORT, Settings, digest
 from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, Family, Instance, instance_address
 
@@ -93,6 +93,11 @@ def proxy_environment(
 def environment_digest(environment: Mapping[str, str]) -> str:
     """16 hex digits that identify the content of an environment."""
     return hashlib.sha256(json.dumps(dict(environment), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def anchors_digest(environment: Mapping[str, str]) -> str:
+    """sha256 (hex) of the trust anchors in an environment, as in a Member's `spec.loaded.anchors`."""
+    return digest(environment[f"{PREFIX}IDENTITY_TRUST_ANCHORS"])
 
 
 def _identity(settings: Settings, socket: Path) -> dict[str, str]:

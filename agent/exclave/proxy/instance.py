@@ -149,7 +149,7 @@ class Proxy(PublishedProxy):
             settings = self._membership.settings.value
             assert settings is not None  # settings are replaced, never withdrawn
             instance = choose_slot(self._running, preferred)
-            process, record = await self._launcher.launch(instance, settings)
+            process, record = await self._launcher.launch(instance, settings, self.version)
             self.starts[instance] += 1
             self._add(instance, process, record, InstanceEvent.STARTED)
         log.info("proxy %s: started process %d", instance, process.pid)
@@ -166,6 +166,8 @@ class Proxy(PublishedProxy):
             record.environment,
             record.program,
             is_adopted=event is InstanceEvent.ADOPTED,
+            anchors=record.anchors,
+            version=record.version,
         )
         self.change(instance, view)
         self._nursery.start_soon(self._supervise, running)

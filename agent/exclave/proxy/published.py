@@ -25,7 +25,8 @@ class InstanceView:
     """The published state of one instance. `environment`: its digest; `binary`: what it runs, None if unknown.
 
     `certificate_expires`: end of the certificate that it served last (epoch seconds). `not_ready_because`: for a
-    person. `is_admin_denied`: a policy has denied our requests to its admin server for a while.
+    person. `is_admin_denied`: a policy has denied our requests to its admin server for a while. `anchors`: sha256 of
+    the trust anchors that it was started with; `version`: what it runs; "" if unknown.
     """
 
     state: InstanceState
@@ -37,6 +38,8 @@ class InstanceView:
     is_ready: bool = False
     not_ready_because: str | None = None
     is_admin_denied: bool = False
+    anchors: str = ""
+    version: str = ""
 
     @property
     def can_serve(self) -> bool:
@@ -91,6 +94,13 @@ class PublishedProxy:
         others = {name: other for name, other in self.instances.value.items() if name != instance}
         self.instances.set(others if view.state is InstanceState.ABSENT else {**others, instance: view})
         self._publish()
+
+    @property
+    def oldest(self) -> InstanceView | None:
+        """The running instance that was started first; None without one. An instance that drains still has traffic."""
+        views, chosen = self.instances.value, self.chosen.value
+        others = [view for name, view in views.items() if name != chosen and view.state is not InstanceState.STARTING]
+        return next(iter(others), None) or (views.get(chosen) if chosen is not None else None)
 
     async def wait_gone(self, instance: Instance) -> None:
         """Wait until an instance has no process."""

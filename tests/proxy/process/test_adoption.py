@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from exclave.api.settings import digest
 from exclave.config import ProxyConfig
 from exclave.errors import HostError
 from exclave.kit.tasks.latest import Latest
@@ -21,7 +22,7 @@ from exclave.proxy.process.records import InstanceRecord, RecordFile, unit_recor
 from exclave.proxy.process.systemd import read_output, show_unit
 from exclave.proxy.process.units import NOTICE_TIME, Units, find_process, unit_of, wait_ended
 from support.fake_systemd import FakeSystemd, fake_systemd
-from support.mesh import ADDRESS, RECORD, make_settings
+from support.mesh import ADDRESS, CA, RECORD, make_settings
 
 from ..lab import GID, UID, USER, write_script
 
@@ -146,7 +147,8 @@ def launcher(systemd: FakeSystemd, binary: Path) -> ProxyLauncher:
 
 async def test_a_launched_unit_is_on_record_with_its_digests(systemd: FakeSystemd) -> None:
     made = launcher(systemd, write_script(systemd.runtime / "program", "exec sleep 600"))
-    process, record = await made.launch("a", make_settings())
+    process, record = await made.launch("a", make_settings(), "v2.366.0")
+    assert (record.anchors, record.version) == (digest(CA), "v2.366.0")
     assert record.environment == made.wanted_digest(make_settings(), "a")
     assert record.program is not None
     assert made.records.read() == {"a": record}
@@ -160,7 +162,7 @@ async def test_a_launched_unit_is_on_record_with_its_digests(systemd: FakeSystem
 async def test_a_unit_that_does_not_start_leaves_neither_record_nor_process(systemd: FakeSystemd) -> None:
     made = launcher(systemd, systemd.runtime / "absent")
     with pytest.raises(HostError, match="proxy a ended with status 127"):
-        await made.launch("a", make_settings())
+        await made.launch("a", make_settings(), None)
     assert made.records.read() == {}
     assert await find_process("a") is None
 

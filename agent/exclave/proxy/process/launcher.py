@@ -32,7 +32,7 @@ from exclave.link.layout import (
 )
 from exclave.member.client import MemberClient
 from exclave.milestones import Starting, log_milestone
-from exclave.proxy.environment import environment_digest, proxy_environment
+from exclave.proxy.environment import anchors_digest, environment_digest, proxy_environment
 from exclave.proxy.process.adoption import find_running
 from exclave.proxy.process.binary import (
     SEARCH_PATH,
@@ -124,17 +124,19 @@ class ProxyLauncher:
         if self.units is not None:
             await self.units.end_others(used)
 
-    async def launch(self, instance: Instance, settings: Settings) -> tuple[InstanceProcess, InstanceRecord]:
-        """Launch a process and record it. Raises HostError."""
+    async def launch(
+        self, instance: Instance, settings: Settings, version: str | None
+    ) -> tuple[InstanceProcess, InstanceRecord]:
+        """Launch a process and record it; `version` is the binary's. Raises HostError."""
         environment = self.environment(settings, instance)
         # Reading tens of megabytes again would double the time in which connections fail after the end of a proxy.
         identity = self.identity = await identify_binary(self.config.binary, self.identity)
         if self.units is not None:
-            return await self._launch_unit(self.units, instance, environment, identity)
-        return await self._launch_child(instance, environment, identity)
+            return await self._launch_unit(self.units, instance, environment, identity, version or "")
+        return await self._launch_child(instance, environment, identity, version or "")
 
     async def _launch_child(
-        self, instance: Instance, environment: dict[str, str], identity: BinaryId | None
+        self, instance: Instance, environment: dict[str, str], identity: BinaryId | None, version: str
     ) -> tuple[InstanceProcess, InstanceRecord]:
         binary, output = self.config.binary, output_path(self.runtime, instance)
         executable = find_executable(binary)
@@ -142,7 +144,15 @@ class ProxyLauncher:
         log_milestone(Starting.PROXY_WAITS)
 
         def store(pid: int) -> InstanceRecord:
-            record = self.records.add(instance, pid, executable, environment_digest(environment), identity)
+            record = self.records.add(
+                instance,
+                pid,
+                executable,
+                environment_digest(environment),
+                identity,
+                anchors_digest(environment),
+                version,
+            )
             log_milestone(Starting.PROXY_RECORDED)
             return record
 
@@ -151,10 +161,12 @@ class ProxyLauncher:
         return ChildProcess(gated.process, output), record
 
     async def _launch_unit(
-        self, units: Units, instance: Instance, environment: dict[str, str], identity: BinaryId | None
+        self, units: Units, instance: Instance, environment: dict[str, str], identity: BinaryId | None, version: str
     ) -> tuple[InstanceProcess, InstanceRecord]:
         # On record before it exists: an agent that is killed in between leaves no unit whose digests are unknown.
-        record = unit_record(unit_of(instance), environment_digest(environment), identity)
+        record = unit_record(
+            unit_of(instance), environment_digest(environment), identity, anchors_digest(environment), version
+        )
         self.records.store(instance, record)
         log_milestone(Starting.PROXY_RECORDED)
         try:

@@ -28,12 +28,15 @@ class InstanceRecord(ProcessRecord):
     """A process of an instance. `environment`: a digest. `program`: the binary; older agents did not record it.
 
     `unit`: for a unit's process, else "". `invocation`: identifies the unit's start; "" until that is known.
+    `anchors`: sha256 of the trust anchors that it was started with; `version`: what it runs; "" if unknown.
     """
 
     environment: str
     program: BinaryId | None = None
     unit: str = ""
     invocation: str = ""
+    anchors: str = ""
+    version: str = ""
 
 
 def render_instances(records: Mapping[Instance, InstanceRecord]) -> str:
@@ -56,8 +59,15 @@ def _parse_record(tree: Any) -> InstanceRecord:
         binary = None if program is None else BinaryId(str(program["stamp"]), str(program["digest"]))
         environment = str(tree["environment"])
         unit, invocation = str(tree.get("unit", "")), str(tree.get("invocation", ""))
+        anchors, version = str(tree.get("anchors", "")), str(tree.get("version", ""))
         return InstanceRecord(
-            **asdict(process), environment=environment, program=binary, unit=unit, invocation=invocation
+            **asdict(process),
+            environment=environment,
+            program=binary,
+            unit=unit,
+            invocation=invocation,
+            anchors=anchors,
+            version=version,
         )
     except (KeyError, TypeError) as problem:
         raise ValueError(f"instances: {problem} is missing or wrong") from None
@@ -80,10 +90,18 @@ class RecordFile:
             return {}
 
     def add(
-        self, instance: Instance, pid: int, executable: str, environment: str, binary: BinaryId | None = None
+        self,
+        instance: Instance,
+        pid: int,
+        executable: str,
+        environment: str,
+        binary: BinaryId | None = None,
+        anchors: str = "",
+        version: str = "",
     ) -> InstanceRecord:
         """Record a child that still waits at its gate. Raises HostError if the file cannot be written."""
-        record = InstanceRecord(**asdict(make_record(pid, executable)), environment=environment, program=binary)
+        process = asdict(make_record(pid, executable))
+        record = InstanceRecord(**process, environment=environment, program=binary, anchors=anchors, version=version)
         self.store(instance, record)
         return record
 
@@ -135,9 +153,11 @@ class RecordFile:
             remove(self._path)
 
 
-def unit_record(unit: str, environment: str, binary: BinaryId | None) -> InstanceRecord:
+def unit_record(
+    unit: str, environment: str, binary: BinaryId | None, anchors: str = "", version: str = ""
+) -> InstanceRecord:
     """The record of a unit before its start."""
-    return InstanceRecord(0, 0, read_boot_id(), "", environment, binary, unit)
+    return InstanceRecord(0, 0, read_boot_id(), "", environment, binary, unit, anchors=anchors, version=version)
 
 
 def find_executable(binary: Path) -> str:
