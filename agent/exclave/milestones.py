@@ -59,9 +59,9 @@ class Withdrawing(Enum):
     """Ending the traffic, with an agent or without one. `exclave cleanup` begins in the middle."""
 
     NOT_READY = "Ready=False was written"
+    DRAINED = "pods have had time to learn of it"
     NOT_SERVING = "serving=false was written"
     UNLISTED = "the ports are withdrawn"
-    DRAINED = "pods have had time to learn of it"
     HOLDING = "the rules capture nothing new"
     TERMINATED = "the proxy was sent SIGTERM"
     ENDED = "the proxy has ended, and its record is removed"

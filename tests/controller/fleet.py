@@ -156,6 +156,13 @@ class Fleet:
             concerned += self.state.reserve_address(
                 key, transition.request if isinstance(transition, PutWorkload) else None
             )
+            if isinstance(transition, RecheckAfter) and transition.seconds in (
+                snapshot.settle_left,
+                snapshot.notice_left,
+            ):
+                self.now += transition.seconds
+                snapshot = self.state.snapshot(key, self.now)
+                continue
             if transition is None or isinstance(transition, RecheckAfter):
                 break
             changed, others = self.state.apply_result(key, snapshot, self._executed(transition, snapshot))

@@ -12,8 +12,9 @@ from exclave.api.member import Condition, make_condition, member_object
 from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, LinkerdSettings
+from exclave.api.withdrawal import is_withdrawn
 from exclave.controller.policy.register import wanted_workload
-from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed
+from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.controller.policy.transitions import (
     Action,
     MarkNotReady,
@@ -127,11 +128,15 @@ def executed(transition: Transition | None, snapshot: MemberSnapshot) -> MemberS
     workload = snapshot.workload or {}
     if isinstance(transition, PutWorkload):
         made = merge_patch(workload, transition.request.body or {})
-        return snapshot.replaced(workload=merge_patch(made, {"metadata": {"uid": "workload-uid"}}))
+        return snapshot.replaced(
+            workload=merge_patch(made, {"metadata": {"uid": "workload-uid"}}),
+            unready_at=snapshot.unready_at if workload_ports(made) else None,
+            withdrawn_at=snapshot.now if is_withdrawn(made) else None,
+        )
     if isinstance(transition, WriteStatus):
         return snapshot.replaced(member=merge_patch(snapshot.member, transition.patch), signed=None, sealed=None)
     if isinstance(transition, MarkNotReady):
-        return snapshot.replaced(workload={**workload, "status": {}})
+        return snapshot.replaced(workload={**workload, "status": {}}, unready_at=snapshot.now)
     if isinstance(transition, RecheckAfter):
         return snapshot.replaced(now=snapshot.now + transition.seconds)
     assert isinstance(transition, Action), transition

@@ -12,11 +12,13 @@ from exclave.api.member import view_member
 from exclave.api.names import group_of_member, parse_member_name
 from exclave.api.opaque_ports import OpaqueMismatch
 from exclave.api.requests import Object, Request
+from exclave.api.withdrawal import is_withdrawn
 from exclave.controller.cache import Cache, key_of, uid_of
 from exclave.controller.mesh.publish import Published, last_good, read_control_plane, read_linkerd
 from exclave.controller.mesh.trust import ANCHORS, ISSUER, Trust, choose_trust
 from exclave.controller.policy.claims import Claims, neighbour_of
 from exclave.controller.policy.liveness import SHORTEST, Liveness, interval_for
+from exclave.controller.policy.register import is_ready
 from exclave.controller.policy.snapshot import Group, Key, MemberSnapshot, Mesh, workload_ports
 from exclave.controller.telemetry.malformed_log import MalformedLog
 
@@ -53,7 +55,10 @@ class ClusterState:
         self._claims = Claims()
         self._reserved: dict[Key, Object] = {}  # ExternalWorkloads in requests that are under way
         # A name may come back, so these hold the uid of the object that they are about.
-        self._emptied: dict[Key, tuple[str, float]] = {}  # uid of the ExternalWorkload, and since when it has no ports
+        # uid of the ExternalWorkload, and since when it has no ports; has some, but is not Ready; is marked.
+        self._emptied: dict[Key, tuple[str, float]] = {}
+        self._unready: dict[Key, tuple[str, float]] = {}
+        self._withdrawn: dict[Key, tuple[str, float]] = {}
         self._has_account: dict[Key, str] = {}
         self._account_deleted: dict[Key, str] = {}
 
@@ -168,8 +173,10 @@ class ClusterState:
     def _refresh_member(self, key: Key) -> set[Key]:
         member = self.members.objects.get(key)
         if member is None:
-            for memory in (self._reserved, self._has_account, self._account_deleted, self._emptied):
+            for memory in (self._reserved, self._has_account, self._account_deleted):
                 memory.pop(key, None)
+            for since in (self._emptied, self._unready, self._withdrawn):
+                since.pop(key, None)
             return self._claims.refresh(key, None)
         neighbour = neighbour_of(
             member,
@@ -195,6 +202,8 @@ class ClusterState:
         if member is None:
             return None
         group, uid = self._group_of(key), uid_of(member)
+        workload = self.workloads.objects.get(key)
+        has_ports = bool(workload_ports(workload))
         published = self.published.get((group.namespace, group.name)) if group else None
         return MemberSnapshot(
             member=member,
@@ -207,13 +216,15 @@ class ClusterState:
             mesh_fault=self.mesh_fault,
             group_refusal=self.group_refusals.get((group.namespace, group.name)) if group else None,
             neighbours=self._claims.sharing_with(key),
-            workload=self.workloads.objects.get(key),
+            workload=workload,
             has_account=self._has_account.get(key) == uid,
             has_lease=key in self.leases.objects,
             has_heartbeat=self.liveness.has_heartbeat(key),
             live=self.liveness.is_live(key),
             clones=self.liveness.clones(key, now),
-            emptied_at=self._emptied_at(key, now),
+            emptied_at=_since(self._emptied, key, workload, workload is not None and not has_ports, now),
+            unready_at=_since(self._unready, key, workload, has_ports and not is_ready(workload), now),
+            withdrawn_at=_since(self._withdrawn, key, workload, is_withdrawn(workload), now),
             account_deleted=self._account_deleted.get(key) == uid,
         )
 
@@ -254,16 +265,6 @@ class ClusterState:
         workload = self.workloads.objects.get(key)
         return after.replaced(member=member, workload=workload), self._refresh_member(key)
 
-    def _emptied_at(self, key: Key, now: float) -> float | None:
-        workload = self.workloads.objects.get(key)
-        if workload is None or workload_ports(workload):
-            self._emptied.pop(key, None)
-            return None
-        uid = uid_of(workload)
-        if key not in self._emptied or self._emptied[key][0] != uid:
-            self._emptied[key] = (uid, now)
-        return self._emptied[key][1]
-
     # Faults of sources.
 
     # Logs a new fault once. After a fault the last good reading stays in use.
@@ -282,3 +283,16 @@ class ClusterState:
         elif self.faults.get(source) != fault:
             log.error("%s, the last good reading is kept: %s", source, fault)
             self.faults[source] = fault
+
+
+def _since(
+    memory: dict[Key, tuple[str, float]], key: Key, workload: Object | None, is_so: bool, now: float
+) -> float | None:
+    """The time when an ExternalWorkload was first found so, None if it is not so."""
+    if not is_so:
+        memory.pop(key, None)
+        return None
+    uid = uid_of(workload)
+    if key not in memory or memory[key][0] != uid:
+        memory[key] = (uid, now)
+    return memory[key][1]

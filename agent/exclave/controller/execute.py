@@ -27,6 +27,7 @@ from exclave.api.requests import (
     get,
     patch,
 )
+from exclave.api.withdrawal import is_withdrawn
 from exclave.controller.leader.lead import Sender
 from exclave.controller.policy.sign import sign
 from exclave.controller.policy.snapshot import MemberSnapshot, workload_ports
@@ -62,7 +63,13 @@ class Executor:
             return await self._write_status(transition.patch, snapshot)
         if isinstance(transition, PutWorkload):
             workload = await self._cluster.send(transition.request)
-            return snapshot.replaced(workload=workload, emptied_at=None if workload_ports(workload) else self._now())
+            now = self._now()
+            return snapshot.replaced(
+                workload=workload,
+                emptied_at=None if workload_ports(workload) else now,
+                unready_at=snapshot.unready_at if workload_ports(workload) else None,
+                withdrawn_at=now if is_withdrawn(workload) else None,
+            )
         if isinstance(transition, MarkNotReady):
             return await self._mark_not_ready(transition, snapshot)
         if isinstance(transition, DeleteMember):
@@ -125,7 +132,8 @@ class Executor:
         condition = Condition(READY, False, transition.reason, transition.message)
         body = {"status": {"conditions": with_condition(found, condition, self._now())}}
         request = patch(EXTERNAL_WORKLOADS, snapshot.namespace, snapshot.view.name, body, "status")
-        return snapshot.replaced(workload=await self._unless((404,), request))
+        workload = await self._unless((404,), request)
+        return snapshot.replaced(workload=workload, unready_at=self._now() if workload_ports(workload) else None)
 
     async def _delete_member(self, transition: DeleteMember, snapshot: MemberSnapshot) -> MemberSnapshot | None:
         view = snapshot.view

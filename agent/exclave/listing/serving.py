@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import trio
 
@@ -91,7 +92,7 @@ class Listing:
 
     async def run_probes_for_settings(self) -> None:
         """Run the probes of the newest settings until cancelled."""
-        membership = self._membership
+        membership, is_first = self._membership, True
         while True:
             settings = await membership.settings.wait_for(lambda settings: settings is not None)
             assert settings is not None
@@ -100,12 +101,13 @@ class Listing:
                 open_any_change(membership.settings, membership.captured) as change,
                 open_bare_nursery() as nursery,
             ):
-                nursery.start_soon(run_probes, address, wanted, self._probes)
+                nursery.start_soon(partial(run_probes, address, wanted, self._probes, is_first=is_first))
                 async for _ in change.wakes():
                     newest = membership.settings.value
                     if newest is None or newest.group.probes != wanted or membership.local_address != address:
                         break
                 nursery.cancel_scope.cancel()
+            is_first = False
 
     async def report_for_ever(self) -> None:
         """Write each change of Ready, `serving` and `dataPath` to the cluster until cancelled."""
@@ -249,13 +251,13 @@ async def open_listing(
 
 
 async def walk_back(membership: MemberClient, ending: Ending, drain: float) -> None:
-    """Withdraw this machine unless it hands over: Ready=False, `serving`=false, wait for the ports' withdrawal.
+    """Withdraw this machine unless it hands over: Ready=False, `drain` seconds for the pods, `serving`=false.
 
-    Then wait `drain` seconds for the pods, unless no port was listed.
+    Then wait for the ports' withdrawal. There is no drain if no port was listed.
     """
     if ending is Ending.HAND_OVER:
         return
-    was_listed = True
+    was_listed, is_drained = True, False
     with trio.move_on_after(WITHDRAW_TIMEOUT) as limit:
         if membership.view.value is None:
             with trio.move_on_after(FIRST_VIEW):
@@ -263,7 +265,15 @@ async def walk_back(membership: MemberClient, ending: Ending, drain: float) -> N
         evicted, view = membership.standing.value is Standing.EVICTED, membership.view.value
         was_listed = not evicted if view is None else view.serving or bool(view.workload_ports)
         # The controller withdraws an evicted member. The member writes nothing, but waits as well.
-        accepted = evicted or await _withdraw(membership, ready.LEAVING if ending is Ending.LEAVE else ready.STOPPED)
+        reason = ready.LEAVING if ending is Ending.LEAVE else ready.STOPPED
+        accepted = evicted or await _mark_not_ready(membership, reason)
+        if was_listed:
+            limit.deadline += drain
+            # Pods that call by address use TLS until the ports are withdrawn, so that comes last.
+            await _drain(drain)
+            is_drained = True
+        if accepted and not evicted:
+            accepted = await _stop_serving(membership)
         if was_listed and accepted:
             # Without a view, the Member was deleted or never read.
             await membership.view.wait_for(
@@ -272,19 +282,33 @@ async def walk_back(membership: MemberClient, ending: Ending, drain: float) -> N
             log_milestone(Withdrawing.UNLISTED)
     if limit.cancelled_caught:
         log.warning("the ports were not withdrawn within %g s: going on without the cluster", WITHDRAW_TIMEOUT)
-    if was_listed:
-        log.info("draining for %g s", drain)
-        await trio.sleep(drain)
-        log_milestone(Withdrawing.DRAINED)
+    if was_listed and not is_drained:
+        await _drain(drain)
 
 
-async def _withdraw(membership: MemberClient, reason: str) -> bool:
-    """Write that this machine stops serving; False if the cluster refuses the write."""
+async def _drain(seconds: float) -> None:
+    log.info("draining for %g s", seconds)
+    await trio.sleep(seconds)
+    log_milestone(Withdrawing.DRAINED)
+
+
+async def _mark_not_ready(membership: MemberClient, reason: str) -> bool:
+    """Write Ready=False; False if the cluster refuses the write."""
     view = membership.view.value
     try:
         if view is None or view.workload_uid is not None:
             await membership.set_ready(False, reason, "this machine withdraws from the mesh")
             log_milestone(Withdrawing.NOT_READY)
+    except ApiRefusal as refusal:
+        log.warning("going on without the cluster: %s", refusal)
+        return False
+    return True
+
+
+async def _stop_serving(membership: MemberClient) -> bool:
+    """Write that this machine stops serving; False if the cluster refuses the write."""
+    view = membership.view.value
+    try:
         if view is None or view.serving:
             await membership.patch_spec({"serving": False, "dataPath": "down"})
             log_milestone(Withdrawing.NOT_SERVING)

@@ -1,7 +1,9 @@
 """The answers of Linkerd's destination controller, from the cluster's objects. Pure. The rules are those of its source.
 
 An ExternalWorkload's address is meshed on every port that it lists, ready or not. If two claim one address and port, it
-is not meshed. A pod is meshed if the injector has labelled it.
+is not meshed. A pod is meshed if the injector has labelled it. Who has asked for an address learns of changes from
+objects that still list its port, and of nothing else: submitExternalWorkloadUpdate in linkerd2,
+controller/api/destination/watcher/workload_watcher.go.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,6 +48,7 @@ class DestinationTable:
         self._trust_domain = trust_domain
         self._objects: dict[Resource, tuple[Object, ...]] = {}
         self._fresh: set[Resource] = set()
+        self._reported: dict[tuple[str, int], Object] = {}  # for each address and port that was asked for
 
     @property
     def is_complete(self) -> bool:
@@ -59,8 +62,23 @@ class DestinationTable:
 
     def replace(self, resource: Resource, objects: Iterable[Object]) -> None:
         """Store the newest list of a kind."""
+        before = self._all(resource)
         self._objects[resource] = tuple(objects)
         self._fresh.add(resource)
+        if resource is EXTERNAL_WORKLOADS:
+            self._report_changes(before)
+
+    def _report_changes(self, before: Iterable[Object]) -> None:
+        workloads = self._all(EXTERNAL_WORKLOADS)
+        left = {_name(workload) for workload in workloads}
+        for workload in before:
+            if _name(workload) not in left:  # deleted with ports: older controllers crash, newer ones report it
+                for endpoint in _workload_endpoints(workload):
+                    self._reported.pop((endpoint.address, endpoint.port), None)
+        for workload in workloads:
+            for endpoint in _workload_endpoints(workload):
+                if (endpoint.address, endpoint.port) in self._reported:
+                    self._reported[endpoint.address, endpoint.port] = workload
 
     def mark_stale(self, resource: Resource) -> None:
         """The API server did not answer the newest list of a kind."""
@@ -71,14 +89,14 @@ class DestinationTable:
         for service in self._all(SERVICES):
             if service["spec"].get("clusterIP") == address:
                 return self._behind(service, port)
-        claims = [
-            endpoint
-            for workload in self._all(EXTERNAL_WORKLOADS)
-            for endpoint in _workload_endpoints(workload)
-            if (endpoint.address, endpoint.port) == (address, port)
-        ]
+        claims = [workload for workload in self._all(EXTERNAL_WORKLOADS) if _endpoint_at(workload, address, port)]
+        if len(claims) > 1:
+            return ()
         if claims:
-            return tuple(claims) if len(claims) == 1 else ()
+            self._reported.setdefault((address, port), claims[0])
+        if (address, port) in self._reported:
+            endpoint = _endpoint_at(self._reported[address, port], address, port)
+            return (endpoint,) if endpoint is not None else ()
         pods = [pod for pod in self._all(PODS) if pod.get("status", {}).get("podIP") == address]
         return tuple(self._pod_endpoint(pod, port) for pod in pods if self._identity(pod) is not None)
 
@@ -127,11 +145,26 @@ def _workload_endpoints(workload: Object, target: int | str | None = None) -> It
     """The listed ports of an ExternalWorkload on each of its addresses; all, or those that `target` names."""
     spec = workload.get("spec", {})
     tls = spec.get("meshTLS", {})
+    named = {str(port.get("name")): int(port["port"]) for port in spec.get("ports") or ()}
+    numbers = {port["port"] for port in spec.get("ports") or () if target in (None, port["port"], port.get("name"))}
     for ip in spec.get("workloadIPs") or ():
-        for port in spec.get("ports") or ():
-            if target is None or target in (port["port"], port.get("name")):
-                opaque = _is_opaque(workload, port["port"])
-                yield MeshEndpoint(ip["ip"], port["port"], tls.get("identity"), tls.get("serverName"), opaque)
+        for number in sorted(numbers):
+            identity, server_name = tls.get("identity"), tls.get("serverName")
+            opaque = _is_opaque(workload, number, named)
+            # Proxies use no TLS if the identity is no URI. Then they would use HTTP/2 in plaintext for a port that is
+            # not opaque, which no application expects: here TLS to a wrong name stands for that.
+            if opaque and ":" not in str(identity):
+                identity = server_name = None
+            yield MeshEndpoint(ip["ip"], number, identity, server_name, opaque)
+
+
+def _name(found: Object) -> tuple[str, str]:
+    return found["metadata"].get("namespace", ""), found["metadata"]["name"]
+
+
+def _endpoint_at(workload: Object, address: str, port: int) -> MeshEndpoint | None:
+    found = (one for one in _workload_endpoints(workload) if (one.address, one.port) == (address, port))
+    return next(found, None)
 
 
 def _is_selected(found: Object, namespace: str, selector: Mapping[str, str]) -> bool:
@@ -158,9 +191,14 @@ def _number(pod: Object, target: int | str) -> int:
     return int(target)
 
 
-def _is_opaque(found: Object, port: int) -> bool:
+def _is_opaque(found: Object, port: int, named: Mapping[str, int] | None = None) -> bool:
+    """True if the annotation, or the default, has the port: by its number, in a range, or by its name in `named`."""
     listed = (found["metadata"].get("annotations") or {}).get(OPAQUE_PORTS, DEFAULT_OPAQUE_PORTS)
     for part in filter(None, (part.strip() for part in listed.split(","))):
+        if named is not None and part in named:
+            if named[part] == port:
+                return True
+            continue
         first, _, last = part.partition("-")
         if int(first) <= port <= int(last or first):
             return True

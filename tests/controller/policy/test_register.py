@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from exclave.api.group import Port
-from exclave.api.requests import Object
+from exclave.api.requests import Object, Request
+from exclave.api.withdrawal import NOTICE, SETTLE
 from exclave.controller.policy.register import is_ready, may_list, register, wanted_workload
 from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
-from ..snapshots import GROUP, MESH, NAME, make_member, make_snapshot, settled_snapshot
+from ..snapshots import GROUP, MESH, NAME, NOW, make_member, make_snapshot, settled_snapshot
 
 
 def wanted(snapshot: MemberSnapshot, group: Any = GROUP) -> Object:
@@ -178,7 +179,7 @@ def test_one_of_an_older_version_has_its_labels_still_and_lists_them_from_now_on
     del found["metadata"]["annotations"]["exclave.dev/labels"]
     found["metadata"]["labels"]["tier"] = "front"
     request = register(make_snapshot(workload=found), GROUP, MESH)
-    assert request is not None
+    assert isinstance(request, Request)
     assert request.body == {"metadata": {"annotations": {"exclave.dev/labels": "app,exclave.dev/group"}}}
 
 
@@ -203,7 +204,6 @@ DAMAGE: dict[str, tuple[Object, Object]] = {
         {"spec": {"workloadIPs": [{"ip": "10.0.0.9"}]}},
         {"spec": {"workloadIPs": [{"ip": "10.77.0.20"}]}},
     ),
-    "ports that nobody serves": ({"spec": {"ports": [{"port": 80}]}}, {"spec": {"ports": []}}),
     "another identity": (
         {"spec": {"meshTLS": {"identity": "spiffe://x"}}},
         {
@@ -234,12 +234,47 @@ DAMAGE: dict[str, tuple[Object, Object]] = {
 def test_the_patch_corrects_only_what_others_changed(damage: Object, patch: Object) -> None:
     found = merge_patch(copy.deepcopy(wanted(make_snapshot())), damage)
     request = register(make_snapshot(workload=found), GROUP, MESH)
-    assert request is not None
+    assert isinstance(request, Request)
     assert (request.verb, request.what, request.body) == ("patch", f"externalworkloads {NAME}", patch)
     mended = merge_patch(found, request.body)
     assert register(make_snapshot(workload=mended), GROUP, MESH) is None
     if "labels" in (damage.get("metadata") or {}):
         assert mended["metadata"]["labels"]["theirs"] == "last_good"
+
+
+def test_ports_that_go_are_marked_first_and_go_when_pods_have_had_notice() -> None:
+    listed = settled_snapshot(serving=True)
+    assert listed.workload is not None
+    silent = listed.replaced(live=False)
+    assert register(silent.replaced(unready_at=NOW), GROUP, MESH) == SETTLE, "after Ready=False was handled"
+    request = register(silent, GROUP, MESH)
+    assert isinstance(request, Request)
+    marked = merge_patch(listed.workload, request.body or {})
+    spec = marked["spec"]
+    assert spec["meshTLS"] == {"identity": "withdrawn", "serverName": "web.shop.svc.cluster.local"}, "no TLS"
+    assert {"name": "http", "port": 8080, "protocol": "TCP"} in spec["ports"], "pods are told of listed ports only"
+    assert spec["workloadIPs"] == [{"ip": "10.77.0.20"}]
+    waiting = silent.replaced(workload=marked, withdrawn_at=NOW)
+    assert register(waiting, GROUP, MESH) == NOTICE
+    assert register(waiting.replaced(now=NOW + NOTICE - 0.5), GROUP, MESH) == 0.5
+    emptied = register(waiting.replaced(now=NOW + NOTICE), GROUP, MESH)
+    assert isinstance(emptied, Request)
+    assert merge_patch(marked, emptied.body or {}) == {**wanted(silent), "metadata": listed.workload["metadata"]}
+    returned = register(waiting.replaced(live=True), GROUP, MESH)
+    assert isinstance(returned, Request)
+    assert merge_patch(marked, returned.body or {}) == listed.workload, "one that comes back is listed at once"
+
+
+def test_another_address_is_listed_when_pods_have_had_notice_of_the_former_one() -> None:
+    listed = settled_snapshot(serving=True)
+    moved = listed.replaced(member=merge_patch(listed.member, {"spec": {"addresses": ["10.77.0.21"]}}))
+    request = register(moved, GROUP, MESH)
+    assert isinstance(request, Request) and listed.workload is not None
+    marked = merge_patch(listed.workload, request.body or {})
+    assert marked["spec"]["workloadIPs"] == [{"ip": "10.77.0.20"}]
+    after = register(moved.replaced(workload=marked, withdrawn_at=NOW, now=NOW + NOTICE), GROUP, MESH)
+    assert isinstance(after, Request)
+    assert merge_patch(marked, after.body or {})["spec"] == wanted(moved)["spec"]
 
 
 def test_ready_is_read_from_the_condition() -> None:

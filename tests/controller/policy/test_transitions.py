@@ -12,7 +12,8 @@ from cryptography.x509.oid import NameOID
 from exclave.api.csr import csr_sha256, make_csr
 from exclave.api.member import Condition, make_condition
 from exclave.api.names import DRAIN
-from exclave.api.requests import Object
+from exclave.api.requests import EXTERNAL_WORKLOADS, Object, patch
+from exclave.api.withdrawal import NOTICE, SETTLE, withdrawal
 from exclave.controller.policy.register import register, wanted_workload
 from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave.controller.policy.transitions import (
@@ -36,6 +37,8 @@ from ..snapshots import (
     KEY,
     LIVE,
     MESH,
+    NAME,
+    NAMESPACE,
     NOW,
     REGISTERED,
     SIGNED,
@@ -63,11 +66,13 @@ def new_csr() -> MemberSnapshot:
     return snapshot.replaced(member=merge_patch(snapshot.member, {"spec": {"csr": make_csr(generate_key(), "x")}}))
 
 
-def deleted_by_others(ports: int) -> MemberSnapshot:
+def deleted_by_others(ports: int, marked: float | None = None) -> MemberSnapshot:
     snapshot = settled_snapshot(serving=bool(ports))
     assert snapshot.workload is not None
     gone = {**snapshot.workload, "metadata": {**snapshot.workload["metadata"], "deletionTimestamp": "now"}}
-    return snapshot.replaced(workload=gone, emptied_at=NOW)
+    if marked is not None:
+        gone = merge_patch(gone, withdrawal(gone))
+    return snapshot.replaced(workload=gone, emptied_at=NOW, withdrawn_at=marked)
 
 
 SCENARIOS: dict[str, tuple[MemberSnapshot, Transition]] = {
@@ -103,7 +108,11 @@ SCENARIOS: dict[str, tuple[MemberSnapshot, Transition]] = {
         not_live(),
         MarkNotReady("NotLive", "no heartbeat for three intervals"),
     ),
-    "the ports of an ExternalWorkload that others delete are emptied first": (deleted_by_others(1), Action.EMPTY_PORTS),
+    "the ports of an ExternalWorkload that others delete are emptied first": (
+        deleted_by_others(1, marked=NOW - NOTICE),
+        Action.EMPTY_PORTS,
+    ),
+    "after pods have had notice": (deleted_by_others(1, marked=NOW - 0.5), RecheckAfter(NOTICE - 0.5)),
     "then there is a pause": (deleted_by_others(0), RecheckAfter(10.0)),
     "one that never sent a heartbeat is deleted after ten minutes": (
         make_snapshot(make_member(601.0)),
@@ -153,7 +162,7 @@ def test_ports_are_withdrawn_when_the_member_stops_serving() -> None:
     snapshot = settled_snapshot(serving=True)
     transition = next_transition(snapshot.replaced(member=merge_patch(snapshot.member, {"spec": {"serving": False}})))
     assert isinstance(transition, PutWorkload)
-    assert transition.request.body == {"spec": {"ports": []}}
+    assert snapshot.workload is not None and transition.request.body == withdrawal(snapshot.workload)
 
 
 def test_the_status_lists_ports_only_once_the_external_workload_does() -> None:
@@ -218,7 +227,8 @@ def play(snapshot: MemberSnapshot) -> tuple[list[str], MemberSnapshot]:
     transitions: list[str] = []
     while (transition := next_transition(snapshot)) is not None:
         transitions.append(label(transition))
-        if isinstance(transition, RecheckAfter):
+        is_notice = isinstance(transition, RecheckAfter) and transition.seconds in (1.0, 2.0)
+        if isinstance(transition, RecheckAfter) and not is_notice:
             break
         snapshot = executed(transition, snapshot)
         assert len(transitions) < 20, transitions
@@ -339,7 +349,7 @@ def test_a_csr_that_cannot_be_signed_is_reported_and_delays_nothing_else() -> No
     settled = settled_snapshot(serving=True)
     asked = settled.replaced(member=merge_patch(settled.member, {"spec": {"csr": weak_csr(), "serving": False}}))
     transitions, after = play(asked)
-    assert transitions == ["PutWorkload", "WriteStatus"], "its ports go all the same"
+    assert transitions == ["PutWorkload", "WriteStatus", "RecheckAfter", "PutWorkload", "WriteStatus"], "its ports go"
     assert after.view.certified == Condition("Certified", False, "RequestRefused", WEAK)
     assert after.member["status"]["externalWorkload"]["ports"] == []
     transitions, again = play(after.replaced(member=merge_patch(after.member, {"spec": {"csr": make_csr(KEY, "y")}})))
@@ -366,7 +376,8 @@ def test_the_status_is_written_before_a_renewal_is_signed() -> None:
         member=merge_patch(settled.member, {"spec": {"csr": make_csr(KEY, "y"), "serving": False}}), live=False
     )
     transitions, _ = play(asked)
-    assert transitions == ["PutWorkload", "WriteStatus", "Sign", "WriteStatus", "RecheckAfter"]
+    signed = ["PutWorkload", "WriteStatus", "Sign", "WriteStatus", "RecheckAfter"]
+    assert transitions == [*signed, "PutWorkload", "WriteStatus", "RecheckAfter"]
 
 
 def test_two_machines_as_one_member_are_a_condition_until_one_is_silent() -> None:
@@ -398,8 +409,12 @@ def test_a_cordon_is_written_to_the_status_and_removed_again() -> None:
     assert not after.view.cordoned
 
 
-def workload(ports: int = 1, ready: bool = True, deleting: bool = False, finalizer: bool = True) -> Object:
+def workload(
+    ports: int = 1, ready: bool = True, deleting: bool = False, finalizer: bool = True, marked: bool = False
+) -> Object:
     found: Object = {"metadata": {}, "spec": {"ports": [{"port": 8080}] * ports}}
+    if marked:
+        found = merge_patch(found, withdrawal(found))
     if finalizer:
         found["metadata"]["finalizers"] = ["exclave.dev/ports"]
     if deleting:
@@ -408,7 +423,7 @@ def workload(ports: int = 1, ready: bool = True, deleting: bool = False, finaliz
 
 
 @pytest.mark.parametrize(
-    ("found", "emptied_for", "transition"),
+    ("found", "so_for", "transition"),
     [
         pytest.param(
             workload(),
@@ -416,7 +431,15 @@ def workload(ports: int = 1, ready: bool = True, deleting: bool = False, finaliz
             MarkNotReady("Evicted", "the Member is being deleted"),
             id="first it becomes not ready",
         ),
-        pytest.param(workload(ready=False), None, Action.EMPTY_PORTS, id="then its ports are emptied"),
+        pytest.param(
+            workload(ready=False),
+            None,
+            PutWorkload(patch(EXTERNAL_WORKLOADS, NAMESPACE, NAME, withdrawal(workload()))),
+            id="then it is marked",
+        ),
+        pytest.param(workload(ready=False), 0.0, RecheckAfter(SETTLE), id="once Linkerd has handled that"),
+        pytest.param(workload(ready=False, marked=True), 0.0, RecheckAfter(NOTICE), id="then pods have notice"),
+        pytest.param(workload(ready=False, marked=True), NOTICE, Action.EMPTY_PORTS, id="then its ports are emptied"),
         pytest.param(workload(0, False), 0.0, RecheckAfter(DRAIN), id="then clients have time to notice"),
         pytest.param(workload(0, False), 4.0, RecheckAfter(DRAIN - 4), id="the whole time"),
         pytest.param(workload(0, False), None, RecheckAfter(DRAIN), id="also if the time is unknown"),
@@ -426,14 +449,15 @@ def workload(ports: int = 1, ready: bool = True, deleting: bool = False, finaliz
         pytest.param(
             workload(1, True, True),
             None,
-            Action.EMPTY_PORTS,
-            id="one that others delete is emptied first",
+            PutWorkload(patch(EXTERNAL_WORKLOADS, NAMESPACE, NAME, withdrawal(workload()))),
+            id="one that others delete is marked first",
         ),
     ],
 )
-def test_retiring(found: Object, emptied_for: float | None, transition: Transition) -> None:
-    emptied_at = None if emptied_for is None else NOW - emptied_for
-    assert retire_workload(make_snapshot(workload=found, emptied_at=emptied_at)) == transition
+def test_retiring(found: Object, so_for: float | None, transition: Transition) -> None:
+    since = None if so_for is None else NOW - so_for
+    snapshot = make_snapshot(workload=found, emptied_at=since, withdrawn_at=since, unready_at=since)
+    assert retire_workload(snapshot) == transition
 
 
 def test_a_removal_empties_the_ports_before_it_deletes_anything_with_ports() -> None:
@@ -446,6 +470,9 @@ def test_a_removal_empties_the_ports_before_it_deletes_anything_with_ports() -> 
     assert transitions == [
         Action.DELETE_ACCOUNT,
         MarkNotReady("Evicted", "the Member is being deleted"),
+        RecheckAfter(1.0),
+        PutWorkload(patch(EXTERNAL_WORKLOADS, NAMESPACE, NAME, withdrawal(workload()))),
+        RecheckAfter(2.0),
         Action.EMPTY_PORTS,
         RecheckAfter(10.0),
         Action.DELETE_WORKLOAD,

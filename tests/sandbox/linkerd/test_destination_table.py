@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, Object
+from exclave.api.withdrawal import withdrawal
+from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 from exclave_sandbox.linkerd.destination_table import DestinationTable, MeshEndpoint, NoEndpoints
 
 VM, POD, WEB, ORDERS = "10.77.0.20", "10.42.0.10", "10.96.0.80", "10.96.0.90"
@@ -88,6 +90,36 @@ def test_a_machines_own_address_is_meshed_ready_or_not_on_every_port_it_lists() 
 def test_an_address_and_port_of_two_workloads_is_not_meshed() -> None:
     assert table(workload("web-1"), workload("web-2")).find(VM, 8080) == ()
     assert table(workload("web-1"), workload("web-2", address="10.77.0.21")).find(VM, 8080) == (MACHINE,)
+
+
+def changed(found: DestinationTable, *workloads: Object) -> tuple[MeshEndpoint, ...]:
+    found.replace(EXTERNAL_WORKLOADS, workloads)
+    return found.find(VM, 8080)
+
+
+def test_who_has_asked_for_an_address_learns_of_no_port_that_is_not_listed_any_more() -> None:
+    found = table(workload())
+    assert found.find(VM, 8080) == (MACHINE,)
+    assert changed(found, workload(ports=[])) == (MACHINE,), "as Linkerd: it uses TLS for ever"
+    assert changed(found) == (MACHINE,)
+    assert changed(found, workload(address="10.77.0.21")) == (MACHINE,)
+    other = workload(meshTLS={"identity": f"{SPIFFE}2", "serverName": SERVER_NAME})
+    assert changed(found, other) == (MeshEndpoint(VM, 8080, f"{SPIFFE}2", SERVER_NAME, opaque=False),)
+    assert table(workload(ports=[])).find(VM, 8080) == (), "who asks later learns that it is not in the mesh"
+
+
+def test_the_mark_of_a_withdrawal_leads_to_plain_tcp_and_a_new_listing_back_to_tls() -> None:
+    plain = MeshEndpoint(VM, 8080, None, None, opaque=True)
+    found = table(workload())
+    assert found.find(VM, 8080) == (MACHINE,)
+    assert changed(found, merge_patch(workload(), withdrawal(workload()))) == (plain,)
+    assert changed(found, workload(ports=[])) == changed(found) == (plain,)
+    assert changed(found, workload()) == (MACHINE,)
+
+
+def test_an_identity_that_is_no_uri_is_of_no_use_on_a_port_that_is_not_opaque() -> None:
+    (found,) = table(workload(meshTLS={"identity": "withdrawn", "serverName": SERVER_NAME})).find(VM, 8080)
+    assert found.identity == "withdrawn", "nobody can prove that"
 
 
 def test_a_meshed_pod_is_found_by_its_service_and_by_its_address() -> None:

@@ -16,6 +16,7 @@ from exclave.api import requests as kinds
 from exclave.api.malformed import mapping_in, object_title
 from exclave.api.names import CONTROLLER, DRAIN, FINALIZER, GROUP_FINALIZER, PORTS_FINALIZER, settings_name
 from exclave.api.requests import Object, Resource
+from exclave.api.withdrawal import NOTICE, withdrawal
 from exclave.errors import ApiRefusal, UsageError
 
 
@@ -69,6 +70,10 @@ def _release_workloads(session: Session) -> None:
     """Withdraw the ports, wait, then delete: older Linkerd controllers crash when a listed port disappears."""
     workloads = [one for one in _all(session, kinds.EXTERNAL_WORKLOADS) if _has_finalizer(one, PORTS_FINALIZER)]
     listed = [one for one in workloads if mapping_in(one, "spec").get("ports")]
+    for one in listed:
+        _patch(session, kinds.EXTERNAL_WORKLOADS, one, withdrawal(one))
+    if listed:
+        time.sleep(NOTICE)
     for one in listed:
         _patch(session, kinds.EXTERNAL_WORKLOADS, one, {"spec": {"ports": []}})
     if listed:

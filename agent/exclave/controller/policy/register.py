@@ -8,6 +8,7 @@ from exclave.api.member import READY, read_conditions
 from exclave.api.names import GROUP_LABEL, PORTS_FINALIZER
 from exclave.api.opaque_ports import OPAQUE_PORTS, opaque_list
 from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, Object, Request, create, patch
+from exclave.api.withdrawal import is_withdrawn, withdrawal
 from exclave.controller.policy.admit import address_refusal, is_listed_elsewhere
 from exclave.controller.policy.claims import plain_address
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, workload_ports
@@ -90,13 +91,34 @@ def _addresses(snapshot: MemberSnapshot, group: Group) -> list[Object]:
     return [{"ip": plain_address(snapshot.view.addresses[0])}]
 
 
-def register(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Request | None:
-    """The request that creates or corrects the ExternalWorkload; None if nothing differs, or there is no address."""
+def register(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Request | float | None:
+    """The request that creates or corrects the ExternalWorkload, or the seconds to wait before the next one.
+
+    None if nothing differs, or there is no address.
+    """
     wanted, found = wanted_workload(snapshot, group, mesh), snapshot.workload
     if found is None:
         return create(EXTERNAL_WORKLOADS, snapshot.namespace, wanted) if wanted["spec"]["workloadIPs"] else None
+    if _must_give_notice(wanted, found) and (step := withdraw(snapshot, found)) is not None:
+        return step
     changes = _changes(wanted, found)
     return patch(EXTERNAL_WORKLOADS, snapshot.namespace, snapshot.view.name, changes) if changes else None
+
+
+def withdraw(snapshot: MemberSnapshot, workload: Object) -> Request | float | None:
+    """The request that marks the ExternalWorkload, or the seconds to wait; None if its ports or its address may go."""
+    if is_withdrawn(workload):
+        return snapshot.notice_left or None
+    return snapshot.settle_left or patch(
+        EXTERNAL_WORKLOADS, snapshot.namespace, snapshot.view.name, withdrawal(workload)
+    )
+
+
+def _must_give_notice(wanted: Object, found: Object) -> bool:
+    """True if ports are listed at an address where no port is wanted."""
+    spec = found.get("spec") or {}
+    moves = not _same(wanted["spec"]["workloadIPs"], spec.get("workloadIPs"))
+    return bool(spec.get("ports")) and (moves or not wanted["spec"]["ports"])
 
 
 def _changes(wanted: Object, found: Object) -> Object:

@@ -11,6 +11,7 @@ from exclave.api.member import MemberView, view_member
 from exclave.api.names import CORDONED
 from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, LinkerdSettings
+from exclave.api.withdrawal import NOTICE, SETTLE
 
 Key = tuple[str, str]  # namespace and name of an object
 
@@ -108,6 +109,8 @@ class MemberSnapshot:
     live: bool = False  # its Lease is being renewed
     clones: tuple[str, str] | None = None  # the two boots that renew its Lease in turns, if two machines do
     emptied_at: float | None = None  # when this controller first found its ExternalWorkload without ports
+    unready_at: float | None = None  # when it first found its ExternalWorkload with ports, but not Ready
+    withdrawn_at: float | None = None  # when it first found its ExternalWorkload with the mark of `api/withdrawal.py`
     account_deleted: bool = False
     signed: Signed | None = None
     sealed: str | None = field(default=None, repr=False)
@@ -134,12 +137,23 @@ class MemberSnapshot:
         status = self.member.get("status")
         return status if isinstance(status, dict) else {}
 
+    @property
+    def settle_left(self) -> float:
+        """Seconds until its ExternalWorkload may be marked."""
+        return 0.0 if self.unready_at is None else max(0.0, self.unready_at + SETTLE - self.now)
+
+    @property
+    def notice_left(self) -> float:
+        """Seconds until the ports of its marked ExternalWorkload may go."""
+        since = self.now if self.withdrawn_at is None else self.withdrawn_at
+        return max(0.0, since + NOTICE - self.now)
+
     def replaced(self, **changes: Any) -> "MemberSnapshot":
         """A snapshot with these changes."""
         return replace(self, **changes)
 
 
 def workload_ports(workload: Object | None) -> tuple[int, ...]:
-    """The ports that an ExternalWorkload lists."""
+    """The ports that an ExternalWorkload lists, each once: a marked one has two names for each."""
     ports = ((workload or {}).get("spec") or {}).get("ports") or []
-    return tuple(int(port["port"]) for port in ports)
+    return tuple(dict.fromkeys(int(port["port"]) for port in ports))

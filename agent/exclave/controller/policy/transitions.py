@@ -1,8 +1,8 @@
 """The next transition of a Member, decided from its state in the cluster, so every transition may be repeated. Pure.
 
 Joining: finalizer, admission, account and Lease, ExternalWorkload, certificate, sealed credential, status in one write.
-Removal: account (new requests fail from then on), Ready=False, ports, a pause for clients, ExternalWorkload, Lease,
-finalizer.
+Removal: account (new requests fail from then on), Ready=False, the mark of `api/withdrawal.py`, ports, a pause for
+clients, ExternalWorkload, Lease, finalizer.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from exclave.api.requests import Object, Request
 from exclave.controller.policy.admit import ABANDONED_AFTER, ISSUER_EXPIRED, AdmitResult, address_refusal, admit
 from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.liveness import FORGET_CLONE
-from exclave.controller.policy.register import is_ready, register
+from exclave.controller.policy.register import is_ready, register, withdraw
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
 
@@ -132,6 +132,9 @@ def retire_workload(snapshot: MemberSnapshot) -> Transition:
     if not deleting and is_ready(workload):
         return MarkNotReady("Evicted", "the Member is being deleted")
     if workload_ports(workload):
+        step = withdraw(snapshot, workload)
+        if step is not None:
+            return RecheckAfter(step) if isinstance(step, float) else PutWorkload(step)
         return Action.EMPTY_PORTS  # deleting one with ports crashes older destination controllers, see docs/linkerd.md
     since = snapshot.now - (snapshot.emptied_at if snapshot.emptied_at is not None else snapshot.now)
     if since < DRAIN:
@@ -177,9 +180,9 @@ def _serve(snapshot: MemberSnapshot, group: Group, mesh: Mesh, result: AdmitResu
         return retire_workload(snapshot)  # deleted by another client: release it, then create it again
     if snapshot.has_heartbeat and not snapshot.live and is_ready(workload):
         return MarkNotReady(NOT_LIVE, "no heartbeat for three intervals")
-    request = register(snapshot, group, mesh)
-    if request is not None:
-        return PutWorkload(request)
+    step = register(snapshot, group, mesh)
+    if isinstance(step, Request):
+        return PutWorkload(step)
     if snapshot.has_heartbeat and snapshot.signed is None and (patch := status_patch(snapshot, result)):
         return WriteStatus(patch)  # before a renewal, which may fail; a joining machine gets everything at once
     if snapshot.signed is None and _awaits_certificate(snapshot) and _signing_fault(snapshot) is None:
@@ -190,6 +193,8 @@ def _serve(snapshot: MemberSnapshot, group: Group, mesh: Mesh, result: AdmitResu
     if patch := status_patch(snapshot, result):
         return WriteStatus(patch)
     waits = [] if snapshot.clones is None else [FORGET_CLONE + 1.0]
+    if step is not None:
+        waits.append(step)
     if (gone_since := not_live_since(snapshot)) is not None:
         waits.append(gone_since + group.spec.forget_after - snapshot.now + 1.0)
     return RecheckAfter(min(waits)) if waits else None
