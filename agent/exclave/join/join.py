@@ -179,11 +179,17 @@ class _Joining:
             except ApiRefusal as refusal:
                 if refusal.status != 409:
                     raise
-                if not await self._is_ours():
+                found = await self._read_member()
+                if found is None:
+                    return await self._create()  # the name is free by now
+                if found.nonce != self._record.nonce:
                     if self._token.is_for_one:
                         await self._wait_gone()
                         return await self._create()
                     continue
+                if refusals.read_refusal(found, self._token) is not None:
+                    await self._wait_refused_gone()
+                    return await self._create()
             skew = self._cluster.skew
             if skew is not None and abs(skew) > refusals.MOST_SKEW:
                 raise refusals.clocks_differ(self._cluster.server, skew)
@@ -206,12 +212,20 @@ class _Joining:
             raise
         raise refusals.used_up(self._token)
 
-    async def _is_ours(self) -> bool:
+    async def _wait_refused_gone(self) -> None:
+        """Wait until the controller has deleted our Member, which it refused at an earlier attempt."""
+        self._report(f"waiting for Member {'/'.join(self._place)}, which was refused, to be gone")
+        self._last_report = "the Member that was refused before is not deleted yet"
+        while await self._read_member() is not None:  # noqa: ASYNC110  an object of another program
+            await trio.sleep(LONGEST_POLL)
+
+    async def _read_member(self) -> MemberView | None:
+        """The Member of our name; None if it was deleted just now."""
         try:
-            return view_member(await self._ask(get(MEMBERS, *self._place))).nonce == self._record.nonce
+            return view_member(await self._ask(get(MEMBERS, *self._place)))
         except ApiRefusal as refusal:
             if refusal.status == 404:
-                return False  # deleted just now; the next attempt finds the name free
+                return None
             raise
 
     async def _member_object(self) -> Object:

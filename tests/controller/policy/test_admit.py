@@ -152,9 +152,11 @@ def test_an_admitted_member_stays_admitted_although(changes: dict[str, Any]) -> 
     assert admit(make_snapshot(with_status(make_member(), ADMITTED), **changes)) == YES
 
 
-def test_a_refused_member_may_be_admitted_later() -> None:
+def test_a_refusal_holds_unless_the_controller_itself_was_not_ready() -> None:
     refused = Condition("Admitted", False, "AddressInUse", "taken")
-    assert admit(make_snapshot(with_status(make_member(), refused))) == YES
+    assert admit(make_snapshot(with_status(make_member(), refused))) == AdmitResult(False, "AddressInUse", "taken")
+    waiting = Condition("Admitted", False, "NotReady", "there is no issuer")
+    assert admit(make_snapshot(with_status(make_member(), waiting))) == YES
 
 
 ORDER = {

@@ -291,10 +291,15 @@ def test_machines_behind_one_translation_with_equal_private_addresses_are_one_ad
     assert fleet.condition("pay-bbbbb-1", "Admitted") == "AddressInUse"
 
 
-def test_a_machine_that_was_refused_as_a_clone_is_admitted_when_the_other_is_evicted() -> None:
+def test_a_member_that_was_refused_is_never_admitted_and_its_machine_joins_anew() -> None:
     fleet = Fleet()
     fleet.join("web-aaaaa-1", "10.77.0.5", machine="same")
     fleet.join("web-bbbbb-1", "10.77.0.6", machine="same")
     assert fleet.condition("web-bbbbb-1", "Admitted") == "MachineKnown"
     fleet.evict("web-aaaaa-1")
+    assert fleet.condition("web-bbbbb-1", "Admitted") == "MachineKnown", "its machine has ended the join"
+    fleet.send_heartbeats(21.0)
+    fleet.reconcile([("shop", "web-bbbbb-1")])
+    assert "web-bbbbb-1" in fleet.gone
+    fleet.join("web-bbbbb-1", "10.77.0.6", machine="same")
     assert fleet.condition("web-bbbbb-1", "Admitted") == "Admitted"

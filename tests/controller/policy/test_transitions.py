@@ -126,11 +126,19 @@ SCENARIOS: dict[str, tuple[MemberSnapshot, Transition]] = {
     ),
     "a refused one waits for its removal": (
         make_snapshot(with_status(make_member(5.0, **OUTSIDE), REFUSED)),
-        RecheckAfter(596.0),
+        RecheckAfter(16.0),
     ),
-    "a refused one is deleted after ten minutes, with the reason": (
-        make_snapshot(with_status(make_member(601.0, **OUTSIDE), REFUSED)),
+    "a refused one is deleted after twenty seconds, with the reason": (
+        make_snapshot(with_status(make_member(21.0, **OUTSIDE), REFUSED)),
         DeleteMember(REFUSED.message),
+    ),
+    "also if nothing speaks against it any more": (
+        make_snapshot(with_status(make_member(21.0), REFUSED)),
+        DeleteMember(REFUSED.message),
+    ),
+    "one that waits for the controller is deleted after ten minutes": (
+        make_snapshot(with_status(make_member(601.0), NOT_READY), mesh=None, mesh_fault=NOT_READY.message),
+        DeleteMember(NOT_READY.message),
     ),
     "new settings are written to the status": (
         settled_snapshot(settings_digest="e" * 64),
@@ -270,7 +278,8 @@ def test_a_crash_between_any_two_transitions_changes_nothing_in_the_end() -> Non
 def test_an_admitted_member_that_would_be_refused_today_loses_only_its_ports() -> None:
     snapshot = settled_snapshot()
     stranger = merge_patch(snapshot.member, {"status": {"conditions": []}, "spec": OUTSIDE})
-    assert next_transition(snapshot.replaced(member=stranger)) == DeleteMember(REFUSED.message)
+    assert isinstance(refused := next_transition(snapshot.replaced(member=stranger)), WriteStatus)
+    assert [one["reason"] for one in refused.patch["status"]["conditions"]] == ["AddressRefused"]
     last_good = merge_patch(snapshot.member, {"spec": OUTSIDE})
     assert snapshot.view.admitted == ADMITTED
     transition = next_transition(snapshot.replaced(member=last_good))

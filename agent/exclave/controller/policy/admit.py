@@ -1,4 +1,4 @@
-"""Decides whether a machine may be a member. Pure. An admitted Member stays admitted until it is deleted."""
+"""Decides whether a machine may be a member. Pure. The decision holds until the Member is deleted."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,9 @@ from exclave.api.names import group_of_member
 from exclave.controller.policy.claims import lies_within, neighbour_of, plain_address
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Neighbour
 
-ABANDONED_AFTER = 600.0  # seconds after which a Member that was refused, or sent no heartbeat, is deleted
+ABANDONED_AFTER = 600.0  # seconds after which a Member that waits to be admitted, or sent no heartbeat, is deleted
+REFUSED_AFTER = 20.0  # seconds after which a refused Member is deleted; its machine reads it every 2 s at the latest
+NOT_READY = "NotReady"  # reason of a refusal that is none yet: the machine waits
 
 ISSUER_EXPIRED = "the issuer's certificate, or one above it, has expired: nobody can be certified before it is renewed"
 
@@ -28,6 +30,10 @@ def admit(snapshot: MemberSnapshot) -> AdmitResult:
     view, group = snapshot.view, snapshot.group
     if view.admitted is not None and view.admitted.status:
         return AdmitResult(True, view.admitted.reason, view.admitted.message)
+    if is_refused(view):
+        # Its machine has read this and ended the join. Admitted later, it would be a member without a machine.
+        assert view.admitted is not None
+        return _no(view.admitted.reason, view.admitted.message)
     if snapshot.admission_fault is not None:
         return _no("GuardMissing", snapshot.admission_fault)
     if group is None:
@@ -41,6 +47,11 @@ def admit(snapshot: MemberSnapshot) -> AdmitResult:
     return refusal or AdmitResult(True, "Admitted", f"a member of group {group.name}")
 
 
+def is_refused(view: MemberView) -> bool:
+    """True if a Member has been refused for good."""
+    return view.admitted is not None and not view.admitted.status and view.admitted.reason != NOT_READY
+
+
 def _no(reason: str, message: str) -> AdmitResult:
     return AdmitResult(False, reason, message)
 
@@ -48,9 +59,9 @@ def _no(reason: str, message: str) -> AdmitResult:
 def _mesh_refusal(snapshot: MemberSnapshot) -> AdmitResult | None:
     # A machine that joins treats NotReady as "wait", all other reasons as refusals.
     if snapshot.mesh is None:
-        return _no("NotReady", snapshot.mesh_fault or "the controller can certify nobody yet")
+        return _no(NOT_READY, snapshot.mesh_fault or "the controller can certify nobody yet")
     if snapshot.mesh.issuer_ends <= snapshot.now:
-        return _no("NotReady", ISSUER_EXPIRED)
+        return _no(NOT_READY, ISSUER_EXPIRED)
     return None
 
 

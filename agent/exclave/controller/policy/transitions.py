@@ -13,7 +13,15 @@ from exclave.api.csr import csr_sha256, read_csr
 from exclave.api.member import ADMITTED, CERTIFIED, CLONED, LIVE, REGISTERED, Condition, read_conditions, with_condition
 from exclave.api.names import DRAIN, FINALIZER, PORTS_FINALIZER, group_of_member
 from exclave.api.requests import Object, Request
-from exclave.controller.policy.admit import ABANDONED_AFTER, ISSUER_EXPIRED, AdmitResult, address_refusal, admit
+from exclave.controller.policy.admit import (
+    ABANDONED_AFTER,
+    ISSUER_EXPIRED,
+    REFUSED_AFTER,
+    AdmitResult,
+    address_refusal,
+    admit,
+    is_refused,
+)
 from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.liveness import FORGET_CLONE
 from exclave.controller.policy.register import is_ready, register, withdraw
@@ -201,13 +209,11 @@ def _serve(snapshot: MemberSnapshot, group: Group, mesh: Mesh, result: AdmitResu
 
 
 def _refuse(snapshot: MemberSnapshot, result: AdmitResult) -> Transition:
-    age = _age(snapshot)
-    if age > ABANDONED_AFTER:
-        return DeleteMember(result.message)
     condition = Condition(ADMITTED, False, result.reason, result.message)
     if snapshot.view.admitted != condition:
         return WriteStatus({"status": {"conditions": _conditions(snapshot, [condition])}})
-    return RecheckAfter(ABANDONED_AFTER - age + 1.0)
+    age, lifetime = _age(snapshot), REFUSED_AFTER if is_refused(snapshot.view) else ABANDONED_AFTER
+    return DeleteMember(result.message) if age > lifetime else RecheckAfter(lifetime - age + 1.0)
 
 
 def status_patch(snapshot: MemberSnapshot, result: AdmitResult) -> Object:
