@@ -48,7 +48,7 @@ class Fleet:
 
     def join(self, name: str, address: str, *, machine: str | None = None) -> None:
         """A machine creates its Member, and sends heartbeats if it is admitted."""
-        key = self._key(name)
+        key = self.key(name)
         self._made += 1
         member = member_object(
             *key,
@@ -67,7 +67,7 @@ class Fleet:
 
     def states(self, name: str, **spec: Any) -> None:
         """A machine changes its Member."""
-        key = self._key(name)
+        key = self.key(name)
         self.store_member(key, merge_patch(self.state.members.objects[key], {"spec": spec}))
 
     def send_heartbeats(self, seconds: float = 1.0) -> None:
@@ -84,19 +84,19 @@ class Fleet:
 
     def fall_silent(self, name: str) -> None:
         """A machine sends no heartbeat for long enough."""
-        self.silent.add(self._key(name))
+        self.silent.add(self.key(name))
         for _ in range(7):
             self.send_heartbeats(5.0)
 
     def return_(self, name: str) -> None:
         """It sends them again."""
-        self.silent.discard(self._key(name))
+        self.silent.discard(self.key(name))
         self.send_heartbeats()
         self.send_heartbeats()
 
     def evict(self, name: str) -> None:
         """An admin deletes a Member."""
-        key = self._key(name)
+        key = self.key(name)
         self.store_member(key, merge_patch(self.state.members.objects[key], {"metadata": {"deletionTimestamp": "now"}}))
         self.send_heartbeats(11.0)
 
@@ -104,7 +104,7 @@ class Fleet:
 
     def condition(self, name: str, kind: str) -> str:
         """The reason of a Member's condition, "" if it has none."""
-        status = self.state.members.objects[self._key(name)].get("status") or {}
+        status = self.state.members.objects[self.key(name)].get("status") or {}
         return next((one["reason"] for one in status.get("conditions", ()) if one["type"] == kind), "")
 
     def listed(self, address: str) -> list[str]:
@@ -194,5 +194,6 @@ class Fleet:
         metadata = {"namespace": key[0], "name": key[1]}
         self.state.leases.apply(Upserted({"metadata": metadata, "spec": {"renewTime": rfc3339_micro(self.now)}}))
 
-    def _key(self, name: str) -> Key:
+    def key(self, name: str) -> Key:
+        """Namespace and name of a Member."""
         return ("bank" if name.startswith("pay-") else NAMESPACE, name)

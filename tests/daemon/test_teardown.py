@@ -17,6 +17,7 @@ import trio.testing
 
 from exclave.api.join_token import encode_token
 from exclave.api.requests import MEMBERS, Request, patch
+from exclave.api.withdrawal import is_withdrawn
 from exclave.cluster.credential import Credential, render_credential
 from exclave.cluster.http import Exchange
 from exclave.cluster.watch import Upserted
@@ -137,6 +138,8 @@ def _worth_telling(request: Request) -> str | None:
         return f"delete Member {name}"
     if request.verb == "patch" and kind == "members" and "serving" in body.get("spec", {}):
         return f"Member {name}: serving={body['spec']['serving']} dataPath={body['spec']['dataPath']}"
+    if request.verb == "patch" and is_withdrawn(body):
+        return f"controller: ExternalWorkload {name} is marked as withdrawn"
     if request.verb == "patch" and kind == "externalworkloads" and "ports" in body.get("spec", {}):
         return f"controller: ports of ExternalWorkload {name}: {body['spec']['ports']}"
     conditions = body.get("status", {}).get("conditions", []) if kind.startswith("externalworkloads") else []

@@ -15,7 +15,7 @@ from exclave.api.requests import Object
 # may be handled first, and pods then never learn of it: without this pause, 1,899 of 1,899 requests failed once.
 SETTLE = 1.0
 
-NOTICE = 2.0  # seconds between the mark and the removal of the ports; pods of edge-26.8 followed within 0.2 s
+NOTICE = 1.0  # seconds between the mark and the removal of the ports; pods of edge-26.8 followed within 0.2 s
 
 # No URI, so proxies use no TLS. Source: to_identity in linkerd2-proxy, linkerd/proxy/api-resolve/src/pb.rs.
 WITHDRAWN = "withdrawn"

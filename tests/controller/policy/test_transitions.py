@@ -235,7 +235,7 @@ def play(snapshot: MemberSnapshot) -> tuple[list[str], MemberSnapshot]:
     transitions: list[str] = []
     while (transition := next_transition(snapshot)) is not None:
         transitions.append(label(transition))
-        is_notice = isinstance(transition, RecheckAfter) and transition.seconds in (1.0, 2.0)
+        is_notice = isinstance(transition, RecheckAfter) and transition.seconds in (SETTLE, NOTICE)
         if isinstance(transition, RecheckAfter) and not is_notice:
             break
         snapshot = executed(transition, snapshot)
@@ -481,7 +481,7 @@ def test_a_removal_empties_the_ports_before_it_deletes_anything_with_ports() -> 
         MarkNotReady("Evicted", "the Member is being deleted"),
         RecheckAfter(1.0),
         PutWorkload(patch(EXTERNAL_WORKLOADS, NAMESPACE, NAME, withdrawal(workload()))),
-        RecheckAfter(2.0),
+        RecheckAfter(1.0),
         Action.EMPTY_PORTS,
         RecheckAfter(10.0),
         Action.DELETE_WORKLOAD,
