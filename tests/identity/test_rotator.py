@@ -301,6 +301,37 @@ async def test_a_new_issuer_brings_renewal_forward_once(tmp_path: Path, autojump
         assert len(world.signed) == 2
 
 
+@pytest.mark.parametrize("obeys", [True, False], ids=["the controller signs it", "the controller signs the former one"])
+async def test_a_shorter_lifetime_is_asked_for_at_once_and_once(
+    obeys: bool, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.identity() as identity:
+        await serial(identity, 1)
+        await trio.sleep(60)
+        assert len(world.signed) == 1
+        changed = world.now()
+        world.lifetime = 3600.0 if obeys else DAY
+        world.publish(replace(world.settings, group=replace(world.settings.group, certificate_lifetime=3600.0)))
+        await serial(identity, 2)
+        assert world.now() - changed < 60
+        assert identity.svid.value is not None
+        assert identity.svid.value.not_after - world.now() <= world.lifetime
+        await trio.sleep(1000)
+        assert len(world.signed) == 2
+
+
+async def test_a_longer_lifetime_waits_for_the_next_renewal(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.identity() as identity:
+        await serial(identity, 1)
+        world.publish(replace(world.settings, group=replace(world.settings.group, certificate_lifetime=2 * DAY)))
+        await trio.sleep(0.4 * DAY)
+        assert len(world.signed) == 1
+
+
 async def test_other_names_are_asked_for_at_once(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     world = World(tmp_path)
     async with world.identity() as identity:

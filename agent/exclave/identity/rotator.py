@@ -25,6 +25,7 @@ from exclave.identity.svid import (
     Svid,
     SvidError,
     check_svid,
+    outlives,
     renew_after_issuer_change,
     renew_at,
     retries,
@@ -73,6 +74,7 @@ class Identity:
         self.renewals: Counter[str] = Counter()
         self._stored: StoredSvid | None = None
         self._observed_issuer = ""
+        self._observed_lifetime: float | None = None
         self._state = state
         self._own_keys = storage.own_keys(state)
         self._membership = membership
@@ -151,7 +153,7 @@ class Identity:
                 await change.wait(min(deadline - self._now(), LONGEST_NAP))
 
     def _advance_renewal(self, settings: Settings | None) -> None:
-        """Renew earlier if the mesh's issuer or our names have changed. One draw for each issuer."""
+        """Renew earlier if the mesh's issuer, our names or a shorter lifetime ask for it, once for each change."""
         stored = self._stored
         if stored is None or settings is None:
             return
@@ -161,6 +163,11 @@ class Identity:
         elif settings.issuer not in (stored.svid.issuer_sha256, self._observed_issuer):
             self._observed_issuer = settings.issuer
             self.renew_at.set(renew_after_issuer_change(stored, self._now(), self._draw()))
+        lifetime = settings.group.certificate_lifetime
+        if outlives(stored.svid, lifetime) and lifetime != self._observed_lifetime:
+            # At once: the controller publishes settings to a few members a second.
+            self._observed_lifetime = lifetime
+            self.renew_at.set(self._now())
 
     async def _renew(self) -> None:
         """Request a certificate and accept it. Raises SvidError, ExclaveError."""

@@ -24,6 +24,7 @@ from exclave.kit.tasks.backoff import Backoff
 
 # Shares of a certificate's life between which its renewal is drawn, once: with a new draw at every check the lowest
 # would win, and a fleet would renew at the same time.
+BACKDATED = 11.0  # seconds: the controller lets validity begin 10 s before the signature, in whole seconds
 EARLIEST, LATEST = 0.50, 0.65
 
 ISSUER_SPREAD = 600.0  # seconds over which a fleet renews after a new issuer; at most a tenth of a certificate's life
@@ -194,6 +195,11 @@ def renew_after_issuer_change(stored: StoredSvid, now: float, draw: float) -> fl
     """The time to renew after the mesh's issuer has changed: soon, spread over the fleet, never later than planned."""
     spread = min(ISSUER_SPREAD, 0.1 * max(0.0, stored.svid.not_after - stored.received))
     return min(stored.renew_at, now + spread * draw)
+
+
+def outlives(svid: Svid, lifetime: float) -> bool:
+    """True if a certificate was signed for longer than `lifetime`, which is its group's now (seconds)."""
+    return svid.not_after - svid.not_before > lifetime + BACKDATED
 
 
 def retries(not_after: float, received: float) -> Backoff:
