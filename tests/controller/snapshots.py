@@ -12,7 +12,7 @@ from exclave.api.member import Condition, make_condition, member_object
 from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, LinkerdSettings
-from exclave.api.withdrawal import is_withdrawn
+from exclave.api.workload.withdrawal import is_withdrawn
 from exclave.controller.policy.register import wanted_workload
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.controller.policy.transitions import (

@@ -17,7 +17,7 @@ import trio.testing
 
 from exclave.api.join_token import encode_token
 from exclave.api.requests import MEMBERS, Request, patch
-from exclave.api.withdrawal import is_withdrawn
+from exclave.api.workload.withdrawal import is_withdrawn
 from exclave.cluster.credential import Credential, render_credential
 from exclave.cluster.http import Exchange
 from exclave.cluster.watch import Upserted

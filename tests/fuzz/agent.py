@@ -29,9 +29,9 @@ from exclave.api.jwt import read_claims_untrusted
 from exclave.api.malformed import MALFORMED
 from exclave.api.member import read_conditions, view_member
 from exclave.api.names import parse_member_name
-from exclave.api.opaque_ports import read_opaque
 from exclave.api.requests import MEMBERS
 from exclave.api.settings import parse_group, parse_settings, render_group, render_settings
+from exclave.api.workload.opaque_ports import read_opaque
 from exclave.cluster.credential import (
     Credential,
     granted_credential,

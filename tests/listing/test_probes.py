@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 import trio
@@ -105,7 +104,7 @@ async def test_a_probe_that_is_added_later_counts_from_its_first_attempt(
     with trio.move_on_after(1.5):
         async with trio.open_nursery() as nursery:
             added = [Probe(8080), Probe(9090)]
-            nursery.start_soon(partial(run_probes, "10.77.0.20", added, published, is_first=False))
+            nursery.start_soon(run_probes, "10.77.0.20", added, published, False)
             async for results in published.changes():
                 trace.append([(one.port, one.message) for one in results])
     assert trace[0] == [(8080, "")], "one that was not tried yet costs no readiness"

@@ -10,9 +10,9 @@ from exclave.api.issuer import Issuer
 from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.member import view_member
 from exclave.api.names import group_of_member, parse_member_name
-from exclave.api.opaque_ports import OpaqueMismatch
 from exclave.api.requests import Object, Request
-from exclave.api.withdrawal import is_withdrawn
+from exclave.api.workload.opaque_ports import OpaqueMismatch
+from exclave.api.workload.withdrawal import is_withdrawn
 from exclave.controller.cache import Cache, key_of, uid_of
 from exclave.controller.mesh.publish import Published, last_good, read_control_plane, read_linkerd
 from exclave.controller.mesh.trust import ANCHORS, ISSUER, Trust, choose_trust

@@ -27,7 +27,7 @@ from exclave.api.requests import (
     get,
     patch,
 )
-from exclave.api.withdrawal import is_withdrawn
+from exclave.api.workload.withdrawal import is_withdrawn
 from exclave.controller.leader.lead import Sender
 from exclave.controller.policy.sign import sign
 from exclave.controller.policy.snapshot import MemberSnapshot, workload_ports

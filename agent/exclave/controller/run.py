@@ -16,7 +16,6 @@ from exclave.api.definitions.manifests import admission_objects
 from exclave.api.group import namespace_fault
 from exclave.api.malformed import object_title, read_each
 from exclave.api.names import group_of_member, settings_name
-from exclave.api.opaque_ports import OpaqueMismatch, opaque_mismatches
 from exclave.api.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
@@ -33,6 +32,7 @@ from exclave.api.requests import (
     get,
     patch,
 )
+from exclave.api.workload.opaque_ports import OpaqueMismatch, opaque_mismatches
 from exclave.cluster.client import Cluster
 from exclave.cluster.watch import Upserted
 from exclave.controller.cache import Cache, uid_of

@@ -34,7 +34,10 @@ class ProbeCount:
 
 
 async def run_probes(
-    address: str, probes: Sequence[Probe], results: Latest[tuple[ProbeResult, ...]], *, is_first: bool = True
+    address: str,
+    probes: Sequence[Probe],
+    results: Latest[tuple[ProbeResult, ...]],
+    is_first: bool = True,
 ) -> None:
     """Run all probes on `address`, each at its own interval, until cancelled. Old `results` stay until new ones.
 

@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 
 import trio
 
@@ -101,7 +100,7 @@ class Listing:
                 open_any_change(membership.settings, membership.captured) as change,
                 open_bare_nursery() as nursery,
             ):
-                nursery.start_soon(partial(run_probes, address, wanted, self._probes, is_first=is_first))
+                nursery.start_soon(run_probes, address, wanted, self._probes, is_first)
                 async for _ in change.wakes():
                     newest = membership.settings.value
                     if newest is None or newest.group.probes != wanted or membership.local_address != address:

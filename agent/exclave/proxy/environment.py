@@ -11,8 +11,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from exclave.api.identity import destination_identity
-from exclave.api.opaque_ports import opaque_list
 from exclave.api.settings import DESTINATION_PORT, POLICY_PORT, Settings, digest
+from exclave.api.workload.opaque_ports import opaque_list
 from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, Family, Instance, instance_address
 

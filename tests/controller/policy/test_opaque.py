@@ -1,7 +1,7 @@
 """Condition OpaquePortsAgree."""
 
 from exclave.api.member import Condition
-from exclave.api.opaque_ports import OpaqueMismatch
+from exclave.api.workload.opaque_ports import OpaqueMismatch
 from exclave.controller.policy.opaque import MOST_MESSAGE, OPAQUE_PORTS_AGREE, opaque_condition
 
 

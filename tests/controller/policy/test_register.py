@@ -8,7 +8,7 @@ import pytest
 
 from exclave.api.group import Port
 from exclave.api.requests import Object, Request
-from exclave.api.withdrawal import NOTICE, SETTLE
+from exclave.api.workload.withdrawal import NOTICE, SETTLE
 from exclave.controller.policy.register import is_ready, may_list, register, wanted_workload
 from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch

@@ -13,7 +13,7 @@ from exclave.api.csr import csr_sha256, make_csr
 from exclave.api.member import Condition, make_condition
 from exclave.api.names import DRAIN
 from exclave.api.requests import EXTERNAL_WORKLOADS, Object, patch
-from exclave.api.withdrawal import NOTICE, SETTLE, withdrawal
+from exclave.api.workload.withdrawal import NOTICE, SETTLE, withdrawal
 from exclave.controller.policy.register import register, wanted_workload
 from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave.controller.policy.transitions import (

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, Object
-from exclave.api.withdrawal import withdrawal
+from exclave.api.workload.withdrawal import withdrawal
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 from exclave_sandbox.linkerd.destination_table import DestinationTable, MeshEndpoint, NoEndpoints
 

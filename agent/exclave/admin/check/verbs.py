@@ -37,8 +37,8 @@ from exclave.api.issuer import Issuer, has_anchor_key, read_anchors, read_issuer
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.member import READY, condition_of, view_member
 from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION, GROUP_LABEL
-from exclave.api.opaque_ports import OpaqueMismatch, opaque_mismatches
 from exclave.api.requests import Object
+from exclave.api.workload.opaque_ports import OpaqueMismatch, opaque_mismatches
 from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.formats.times import epoch, rfc3339
 

@@ -22,8 +22,8 @@ from exclave.api.group import (
 )
 from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.names import ACCOUNTS_LABEL, GROUP_LABEL
-from exclave.api.opaque_ports import opaque_mismatches
 from exclave.api.requests import Object
+from exclave.api.workload.opaque_ports import opaque_mismatches
 from exclave.errors import UsageError
 from exclave.kit.formats.kubernetes import is_dns_label, is_label_key, is_label_value
 from exclave.kit.formats.times import format_duration, parse_duration

@@ -16,7 +16,7 @@ from exclave.api import requests as kinds
 from exclave.api.malformed import mapping_in, object_title
 from exclave.api.names import CONTROLLER, DRAIN, FINALIZER, GROUP_FINALIZER, PORTS_FINALIZER, settings_name
 from exclave.api.requests import Object, Resource
-from exclave.api.withdrawal import NOTICE, withdrawal
+from exclave.api.workload.withdrawal import NOTICE, withdrawal
 from exclave.errors import ApiRefusal, UsageError
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from exclave.api.member import Condition
-from exclave.api.opaque_ports import OpaqueMismatch
+from exclave.api.workload.opaque_ports import OpaqueMismatch
 
 OPAQUE_PORTS_AGREE = "OpaquePortsAgree"
 MOST_MESSAGE = 2000  # characters: with hundreds of Services, a status must not grow without a limit

@@ -6,9 +6,9 @@ from exclave.api.group import Port
 from exclave.api.identity import server_name
 from exclave.api.member import READY, read_conditions
 from exclave.api.names import GROUP_LABEL, PORTS_FINALIZER
-from exclave.api.opaque_ports import OPAQUE_PORTS, opaque_list
 from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, Object, Request, create, patch
-from exclave.api.withdrawal import is_withdrawn, withdrawal
+from exclave.api.workload.opaque_ports import OPAQUE_PORTS, opaque_list
+from exclave.api.workload.withdrawal import is_withdrawn, withdrawal
 from exclave.controller.policy.admit import address_refusal, is_listed_elsewhere
 from exclave.controller.policy.claims import plain_address
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, workload_ports

@@ -11,7 +11,7 @@ from exclave.api.member import MemberView, view_member
 from exclave.api.names import CORDONED
 from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, LinkerdSettings
-from exclave.api.withdrawal import NOTICE, SETTLE
+from exclave.api.workload.withdrawal import NOTICE, SETTLE
 
 Key = tuple[str, str]  # namespace and name of an object
 
@@ -110,7 +110,7 @@ class MemberSnapshot:
     clones: tuple[str, str] | None = None  # the two boots that renew its Lease in turns, if two machines do
     emptied_at: float | None = None  # when this controller first found its ExternalWorkload without ports
     unready_at: float | None = None  # when it first found its ExternalWorkload with ports, but not Ready
-    withdrawn_at: float | None = None  # when it first found its ExternalWorkload with the mark of `api/withdrawal.py`
+    withdrawn_at: float | None = None  # when it first found that marked (`api/workload/withdrawal.py`)
     account_deleted: bool = False
     signed: Signed | None = None
     sealed: str | None = field(default=None, repr=False)

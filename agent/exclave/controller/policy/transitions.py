@@ -1,8 +1,8 @@
 """The next transition of a Member, decided from its state in the cluster, so every transition may be repeated. Pure.
 
 Joining: finalizer, admission, account and Lease, ExternalWorkload, certificate, sealed credential, status in one write.
-Removal: account (new requests fail from then on), Ready=False, the mark of `api/withdrawal.py`, ports, a pause for
-clients, ExternalWorkload, Lease, finalizer.
+Removal: account (new requests fail from then on), Ready=False, the mark (`api/workload/withdrawal.py`), ports, a pause
+for clients, ExternalWorkload, Lease, finalizer.
 """
 
 from dataclasses import dataclass

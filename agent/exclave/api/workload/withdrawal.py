@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from exclave.api.malformed import mapping_in
-from exclave.api.opaque_ports import OPAQUE_PORTS
 from exclave.api.requests import Object
+from exclave.api.workload.opaque_ports import OPAQUE_PORTS
 
 # Seconds between Ready=False and the mark. Linkerd handles each change in a task of its own, so the later one of two
 # may be handled first, and pods then never learn of it: without this pause, 1,899 of 1,899 requests failed once.

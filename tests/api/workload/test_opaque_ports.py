@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from exclave.api.group import Port
-from exclave.api.opaque_ports import is_opaque, opaque_list, opaque_mismatches, read_opaque
+from exclave.api.workload.opaque_ports import is_opaque, opaque_list, opaque_mismatches, read_opaque
 
 LINKERD = "25,587,3306,4444,5432,6379,9300,11211"
 HTTP, PG, QUEUE = Port("http", 8080), Port("pg", 5432), Port("queue", 5672, opaque=True)

@@ -1,7 +1,7 @@
 """The mark of an ExternalWorkload whose ports or address go."""
 
 from exclave.api.requests import Object
-from exclave.api.withdrawal import is_withdrawn, withdrawal
+from exclave.api.workload.withdrawal import is_withdrawn, withdrawal
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
 LISTED: Object = {

@@ -1,0 +1,1 @@
+"""What Linkerd reads in an ExternalWorkload: opaque ports, and the mark of one that goes."""
