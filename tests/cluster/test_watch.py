@@ -1,16 +1,15 @@
 """Following objects: the machine gets answers and bytes, and returns actions."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import get_args
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.api.requests import MEMBERS, Object, Request
+from cluster.watch_run import COLLECTION, Run, bookmark, error, lines, member, page, refused
+from exclave.api.requests import MEMBERS
 from exclave.cluster.watch import (
     FIRST_EVENT,
     GRACE,
@@ -25,7 +24,6 @@ from exclave.cluster.watch import (
     Action,
     Answered,
     Arrived,
-    Deliver,
     Ended,
     Fetch,
     Listed,
@@ -42,81 +40,6 @@ from exclave.cluster.watch import (
     WatchMachine,
 )
 from exclave.errors import ApiRefusal
-from exclave_sandbox.apiserver.access import TokenKey
-from exclave_sandbox.apiserver.api import Api, Watch
-from exclave_sandbox.apiserver.kinds import kinds
-from exclave_sandbox.apiserver.messages import HttpRequest, Refusal
-from exclave_sandbox.apiserver.messages import Reply as HttpReply
-from support.store import make_store
-from support.store import member as make_member
-
-COLLECTION = "/apis/exclave.dev/v1alpha1/namespaces/shop/members"
-
-
-def member(version: int | str, name: str = "web-1", uid: str = "u1") -> Object:
-    return {"metadata": {"name": name, "uid": uid, "resourceVersion": str(version)}}
-
-
-def page(version: int, *items: Object, more: str = "") -> Answered:
-    return Answered({"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(items)})
-
-
-def lines(*events: tuple[str, Object]) -> Arrived:
-    return Arrived(b"".join(json.dumps({"type": kind, "object": found}).encode() + b"\n" for kind, found in events))
-
-
-def bookmark(version: int) -> tuple[str, Object]:
-    return "BOOKMARK", {"metadata": {"resourceVersion": str(version)}}
-
-
-def error(code: int, reason: str, message: str, **details: object) -> tuple[str, Object]:
-    return "ERROR", {"kind": "Status", "code": code, "reason": reason, "message": message, "details": details}
-
-
-def refused(status: int, retry_after: float | None = None, message: str = "no") -> ApiRefusal:
-    return ApiRefusal(status, "", message, "", retry_after=retry_after)
-
-
-class Run:
-    """A machine with a clock that stands still unless it pauses; remembers what it delivered and asked for."""
-
-    def __init__(self, name: str | None, draw: float = 0.0) -> None:
-        self.machine = WatchMachine(MEMBERS, "shop", name)
-        self.now = 1_000.0
-        self.draw = draw
-        self.delivered: list[WatchEvent] = []
-        self.pauses: list[tuple[float, str]] = []
-        self.action = self._settle()
-
-    def hear(self, *reports: Report) -> "Run":
-        for report in reports:
-            self.machine.receive(report, self.now)
-            self.action = self._settle()
-        return self
-
-    @property
-    def asks(self) -> str:
-        """What the machine wants now, in a few words."""
-        action = self.action
-        if isinstance(action, Fetch):
-            path = action.request.path.removeprefix(COLLECTION)
-            more = action.request.query.get("continue")
-            return f"fetch {path or 'all'}" + (f" from {more}" if more else "")
-        if isinstance(action, Open):
-            return f"watch from {action.request.query['resourceVersion']}"
-        return "read" if isinstance(action, Read) else "give up"
-
-    def _settle(self) -> Action:
-        while True:
-            action = self.machine.next_action(self.now, self.draw)
-            if isinstance(action, Deliver):
-                self.delivered.append(action.event)
-            elif isinstance(action, Pause):
-                self.pauses.append((action.until - self.now, action.why))
-                self.now = action.until
-            else:
-                return action
-
 
 ALL, ONE = None, "web-1"
 A, B = member(5, "a", "ua"), member(7, "b", "ub")
@@ -614,38 +537,3 @@ def test_words_are_equal_by_content_and_differ_by_kind() -> None:
     assert Upserted(found) != Removed(found)
     assert Pause(1.0, "x") != Pause(2.0, "x")
     assert Lost("x") != Lost("y")
-
-
-def test_one_object_is_followed_by_an_api_server_that_was_restarted_after_changes_of_others() -> None:
-    """Its own version is too old for a watch then, and stays so while the object does not change."""
-    store = make_store()
-    api = Api(store, TokenKey(ec.generate_private_key(ec.SECP256R1())), "admin", lambda: 0.0, lambda: "uid")
-
-    def respond(request: Request) -> HttpReply | Watch:
-        headers = {"authorization": "Bearer admin"}
-        return api.respond(HttpRequest(request.method, request.path, request.query, headers))
-
-    def serve(action: Action) -> list[Report]:
-        if isinstance(action, Fetch):
-            reply = respond(action.request)
-            assert isinstance(reply, HttpReply) and isinstance(reply.body, dict)
-            return [Answered(reply.body)]
-        assert isinstance(action, Open)
-        watch = respond(action.request)
-        assert isinstance(watch, Watch)
-        try:
-            changes = store.history.since_for_watch(watch.scope, watch.revision)
-        except Refusal as refused:
-            return [Opened(), lines(("ERROR", refused.status))]
-        return [Opened(), lines(*(("ADDED", one) for one in watch.initial)), Arrived(b"".join(c.line for c in changes))]
-
-    store.create(kinds.NAMESPACES, "", {"metadata": {"name": "shop"}})
-    for name in ("web-abcde-1", "web-abcde-2"):
-        store.create(kinds.MEMBERS, "shop", make_member(name))
-    store.history.restart()
-    run = Run("web-abcde-1")
-    for _ in range(2):  # a read, and a stream
-        run.hear(*serve(run.action))
-    assert run.asks == "read"
-    assert not run.pauses
-    assert [type(event) for event in run.delivered] == [Upserted]

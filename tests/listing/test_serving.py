@@ -11,21 +11,17 @@ import trio
 import trio.testing
 
 from exclave.api.group import FailurePolicy, Probe
-from exclave.api.member import MemberView
 from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, Resource
 from exclave.cluster.watch import Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.confirm.confirm import Confirmation, Stage
 from exclave.data_path.observer import DataPathObserver
 from exclave.ending import Ending, EndingSwitch
-from exclave.errors import ApiRefusal
-from exclave.kit.tasks.latest import Latest
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import REPAIRING, REPLACING, plan_writes
-from exclave.listing.serving import ADOPTION, POLL_INTERVAL, WRITE_TIMEOUT, Listing, open_listing, walk_back
+from exclave.listing.serving import ADOPTION, POLL_INTERVAL, WRITE_TIMEOUT, Listing, open_listing
 from exclave.member.addresses import AddressProblem
 from exclave.member.client import MemberClient, open_member
-from exclave.member.state import Standing
 from exclave.redirect.kernel.observe import NOTHING, Observed
 from support.faults import failing_once
 from support.mesh import ADDRESS, MEMBER, NAMESPACE, RECORD, fake_part, make_settings, publish, put_member
@@ -504,122 +500,3 @@ async def test_what_falls_over_comes_back(world: Any, monkeypatch: pytest.Monkey
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
         assert len(calls) >= 2
-
-
-GOLDEN = Path(__file__).parent / "golden"
-
-LISTED = MemberView("m", serving=True, workload_uid="uid-1", workload_ports=(8080,))
-
-
-class Cluster:
-    """A MemberClient as far as leaving needs it, and a controller that withdraws ports a second after it hears."""
-
-    def __init__(self, view: MemberView | None, *, hears: bool = True, refuses: bool = False) -> None:
-        self.view: Latest[MemberView | None] = Latest(view)
-        self.standing = Latest(Standing.MEMBER)
-        self.trace: list[str] = []
-        self.heard = trio.Event()  # that the machine does not serve any more
-        self._hears = hears
-        self._refuses = refuses
-
-    def note(self, line: str) -> None:
-        self.trace.append(f"{trio.current_time():5.1f} s  {line}")
-
-    async def set_ready(self, ready: bool, reason: str, message: str) -> None:
-        await self._answer()
-        self.note(f"Ready={ready} {reason}: {message}")
-
-    async def patch_spec(self, fields: dict[str, Any]) -> None:
-        await self._answer()
-        self.note(" ".join(f"{key}={value}" for key, value in fields.items()))
-        self.heard.set()
-
-    async def _answer(self) -> None:
-        if self._refuses:
-            raise ApiRefusal(401, "Unauthorized", "the credential is not accepted", "join again")
-        if not self._hears:
-            await trio.sleep_forever()
-        await trio.sleep(0.1)
-
-    async def withdraw(self) -> None:
-        await trio.sleep(1)
-        self.note("the controller empties the ports")
-        self.view.set(MemberView("m", serving=False, workload_uid="uid-1"))
-
-
-@asynccontextmanager
-async def walking(cluster: Cluster, ending: Ending) -> AsyncIterator[None]:
-    async with trio.open_nursery() as nursery:
-
-        async def walk() -> None:
-            await walk_back(cluster, ending, 10.0)  # type: ignore[arg-type]
-            cluster.note("rules may go")
-
-        nursery.start_soon(walk)
-        yield
-
-
-def check(name: str, trace: list[str]) -> None:
-    expected = (GOLDEN / name).read_text(encoding="utf-8").splitlines()
-    assert trace == expected
-
-
-@pytest.mark.parametrize("ending", [Ending.LEAVE, Ending.STOP])
-async def test_pods_have_had_time_to_learn_of_it_when_the_ports_are_withdrawn(
-    ending: Ending, autojump_clock: trio.testing.MockClock
-) -> None:
-    cluster = Cluster(LISTED)
-    async with walking(cluster, ending):
-        await cluster.heard.wait()
-        await cluster.withdraw()
-    check(f"{ending.value}.txt", cluster.trace)
-
-
-async def test_a_cluster_that_is_away_holds_nobody_up(autojump_clock: trio.testing.MockClock) -> None:
-    cluster = Cluster(LISTED, hears=False)
-    async with walking(cluster, Ending.STOP):
-        pass
-    check("away.txt", cluster.trace)
-
-
-async def test_an_evicted_member_writes_nothing_and_waits_for_the_controller(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    cluster = Cluster(LISTED)
-    cluster.standing.set(Standing.EVICTED)
-    async with walking(cluster, Ending.LEAVE):
-        await cluster.withdraw()
-    check("evicted.txt", cluster.trace)
-
-
-async def test_an_evicted_member_that_is_gone_waits_no_longer(autojump_clock: trio.testing.MockClock) -> None:
-    cluster = Cluster(LISTED)
-    cluster.standing.set(Standing.EVICTED)
-    async with walking(cluster, Ending.LEAVE):
-        await trio.sleep(3)
-        cluster.view.set(None)
-    assert cluster.trace == [" 10.0 s  rules may go"]
-
-
-async def test_a_refused_credential_is_not_argued_with(autojump_clock: trio.testing.MockClock) -> None:
-    cluster = Cluster(LISTED, refuses=True)
-    async with walking(cluster, Ending.LEAVE):
-        pass
-    assert cluster.trace == [" 10.0 s  rules may go"]
-
-
-async def test_a_member_that_was_never_listed_waits_for_nobody(autojump_clock: trio.testing.MockClock) -> None:
-    cluster = Cluster(MemberView("m", workload_uid="uid-1"))
-    async with walking(cluster, Ending.STOP):
-        pass
-    assert cluster.trace == [
-        "  0.1 s  Ready=False Stopped: this machine withdraws from the mesh",
-        "  0.1 s  rules may go",
-    ]
-
-
-async def test_a_hand_over_writes_nothing(autojump_clock: trio.testing.MockClock) -> None:
-    cluster = Cluster(LISTED)
-    async with walking(cluster, Ending.HAND_OVER):
-        pass
-    assert cluster.trace == ["  0.0 s  rules may go"]

@@ -16,8 +16,7 @@ from exclave.kit.formats.json_text import parse_json
 from exclave.kit.formats.nft_json import parse_items
 from exclave.kit.host.command import Finished, check_permitted, run_tool, without_json
 from exclave.kit.host.procfs import addresses_by_interface
-from exclave.link.layout import LINK, TABLE
-from exclave.redirect.keepalive import KEEPALIVE_TABLE
+from exclave.link.layout import KEEPALIVE_TABLE, LINK, TABLE
 
 TRIES = 5  # attempts, since the table may be replaced between its two listings
 

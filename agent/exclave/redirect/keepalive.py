@@ -33,12 +33,12 @@ from exclave.kit.host.process_identity import ProcessRecord, parse_process
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
+from exclave.link.layout import KEEPALIVE_TABLE
 from exclave.milestones import Starting, Withdrawing, log_milestone
 from exclave.redirect.kernel.observe import find_error
 
 log = logging.getLogger(__name__)
 
-KEEPALIVE_TABLE = "exclave-guard"  # family inet; the redirect table has no owner, since it must outlive any process
 
 FILE = "guard.json"
 
