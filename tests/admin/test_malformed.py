@@ -153,6 +153,7 @@ def test_uninstalling_goes_on_after_an_object_that_cannot_be_changed(
     spec: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("exclave.admin.install.uninstall.DRAIN", 0.0)
+    monkeypatch.setattr("exclave.admin.install.uninstall.NOTICE", 0.0)
 
     def held(found: Object, name: str, finalizer: str) -> Object:
         made = stored(found, name)

@@ -370,6 +370,7 @@ async def test_an_address_outside_of_the_groups_networks_is_refused(tmp_path: Pa
 async def test_members_are_admitted_only_while_every_admission_policy_is_installed(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path) as cluster:
         await cluster.admin.send(delete(VALIDATING_ADMISSION_POLICY_BINDINGS, None, "exclave-guard"))
+        await wait_event(cluster, "GuardMissing", "Deployment", "exclave")
         token = encode_token(await cluster.join_token())
         with pytest.raises(ClusterError) as refused:
             await join(token, config(tmp_path / "vm"), time.time, lambda _: None)
@@ -473,7 +474,8 @@ def registered(member: Object | None) -> str | None:
 
 async def wait_event(cluster: MeshCluster, reason: str, kind: str = "Member", namespace: str = NAMESPACE) -> Object:
     """Wait for an Event."""
-    with trio.fail_after(10):
+    # A policy that is deleted while its watch begins is missed for FIRST_EVENT (10 s).
+    with trio.fail_after(30):
         async with cluster.admin.watch(EVENTS, namespace) as events:
             async for event in events:
                 for one in event.objects if isinstance(event, Listed) else (event.object,):

@@ -290,7 +290,7 @@ class RowRunner:
             await self.bring_to("ready")
             self._stop()
             await self._wait_stopped()
-        elif self.state == "stopped":
+        elif self.state in ("stopped", "cleaned up"):
             self._start()
         else:
             await self._join()
@@ -338,6 +338,7 @@ class RowRunner:
         check: Callable[[], Awaitable[str]] = {
             "ready": self._not_ready,
             "stopped": self._not_stopped,
+            "cleaned up": self._not_stopped,
             "outside": self._not_outside,
         }[self.state]
         await eventually(check)

@@ -59,6 +59,7 @@ from exclave.identity.storage import NEXT_KEY, SVID, load_next_key, load_svid, o
 from exclave.identity.svid import SvidError, check_svid
 from exclave.kit.formats.host_port import split_host_port
 from exclave.kit.formats.json_text import parse_json
+from exclave.kit.formats.nft_json import parse_items
 from exclave.kit.formats.ranges import parse_span
 from exclave.kit.formats.times import epoch, parse_duration
 from exclave.kit.formats.x509 import not_before, read_blocks, read_certificates
@@ -67,12 +68,16 @@ from exclave.kit.host.process_identity import parse_process
 from exclave.kit.host.sockets import read_sockets
 from exclave.member.facts import parse_os_release
 from exclave.member.record import (
+    ANSWER,
     EVICTION,
     MEMBERSHIP,
+    LastAnswer,
+    load_answer,
     load_eviction,
     load_join,
     load_membership,
     load_settings,
+    store_answer,
     store_membership,
 )
 from exclave.member.record import JOIN as JOIN_FILE
@@ -187,6 +192,7 @@ KERNEL = (
         (ValueError,),
         (parse_listing,),
     ),
+    Target("what nft -j prints", of_text(parse_items), [TABLE_JSON], (ValueError,), (parse_items,)),
     Target("a table as nft lists it", of_text(parse_table), [TABLE_JSON], (ValueError,), (parse_table,)),
     Target("a table as nft's text", of_text(parse_rule_texts), [TABLE_TEXT], (ValueError,), (parse_rule_texts,)),
     Target("a route", parse_route, [ROUTE], (ValueError,), (parse_route,)),
@@ -553,6 +559,13 @@ OWN_FILES = (
         [stored(MEMBERSHIP, lambda state: store_membership(state, RECORD))],
         (HostError,),
         (load_membership,),
+    ),
+    Target(
+        ANSWER,
+        of_file(ANSWER, lambda state: load_answer(state, RECORD)),
+        [stored(ANSWER, lambda state: store_answer(state, LastAnswer("shop", "web-1", True, (80,), False)))],
+        (),
+        (load_answer,),
     ),
     Target(JOIN_FILE, of_file(JOIN_FILE, load_join), [as_json({"nonce": "n"})], (), (load_join,)),
     Target(EVICTION, of_file(EVICTION, load_eviction), [as_json({"member": "n"})], (), (load_eviction,)),

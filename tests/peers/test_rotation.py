@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from exclave.api.requests import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, SECRETS, SERVICE_ACCOUNTS, path_of
+from exclave.api.settings import digest
 from exclave.cluster.member_cluster import open_member_cluster
 from exclave.config import Config, MemberConfig, Paths
 from exclave.daemon.loaded import choose_loaded, report_loaded
@@ -26,6 +27,9 @@ from exclave.kit.formats.x509 import fingerprint
 from exclave.member import facts
 from exclave.member.client import open_member
 from exclave.member.record import MembershipRecord
+from exclave.proxy.process.binary import ProxyUser
+from exclave.proxy.published import InstanceView, PublishedProxy
+from exclave.proxy.states import InstanceState
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer
 from support.admin import Admin, Typed, admin_of
 
@@ -39,6 +43,14 @@ PATIENCE = 60.0
 def cluster(own_kubernetes: Kubernetes, tmp_path: Path) -> Iterator[Cluster]:
     with cluster_of(own_kubernetes, tmp_path) as found:
         yield found
+
+
+def proxy_with(anchors: str) -> PublishedProxy:
+    """A proxy whose process was started with these trust anchors."""
+    proxy = PublishedProxy(ProxyUser(65533, 65533, "exclave-proxy"))
+    proxy.change("a", InstanceView(InstanceState.ACTIVE, 1, "environment", anchors=digest(anchors), version="v2.366.0"))
+    proxy.choose("a")
+    return proxy
 
 
 async def live(config: Config, record: MembershipRecord) -> None:
@@ -56,7 +68,7 @@ async def live(config: Config, record: MembershipRecord) -> None:
             assert loaded is not None
             anchors = loaded.anchors
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(report_loaded, member, identity)
+                nursery.start_soon(report_loaded, member, identity, proxy_with(anchors))
                 await member.settings.wait_for(lambda now, anchors=anchors: now is not None and now.anchors != anchors)  # type: ignore[misc]
                 nursery.cancel_scope.cancel()
 
@@ -101,7 +113,7 @@ async def until_open(admin: Admin) -> str:
 
 def loaded_by_all(cluster: Cluster, anchors: str, issuer: Authority) -> None:
     """What the members themselves say, whatever the gate says of it."""
-    wanted = choose_loaded(anchors, fingerprint(issuer.certificate), "", "")
+    wanted = choose_loaded(digest(anchors), fingerprint(issuer.certificate), "", "")
     found = cluster.client.get("/apis/exclave.dev/v1alpha1/members").json()["items"]
     assert len(found) == 2
     for one in found:

@@ -102,7 +102,10 @@ async def test_rules_are_removed_although_the_disk_is_read_only() -> None:
         await lab.vm.must("mount", "-t", "tmpfs", "-o", "ro", "none", str(broken.runtime))
         status, done, errors = await clean_up(lab, broken)
         assert (status, done) == (0, ["rules removed", "link removed"])
-        assert f"cannot make folder {broken.runtime}: Read-only file system; cleaning up without the lock" in errors
+        assert (
+            f"cannot change the mode of folder {broken.runtime} to 755: Read-only file system; "
+            "cleaning up without the lock"
+        ) in errors
         assert await lab.nft("list", "tables") == ""
 
 

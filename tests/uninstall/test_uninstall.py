@@ -15,7 +15,9 @@ from .run_ways import CHANGES
 
 TESTS = Path(__file__).resolve().parents[1]
 
-MEMBERSHIP = {f"/mnt/var/lib/exclave/{name}.json" for name in ("membership", "credential", "settings", "svid")}
+MEMBERSHIP = {
+    f"/mnt/var/lib/exclave/{name}.json" for name in ("membership", "credential", "settings", "svid", "last-answer")
+}
 """The files of a member that has stopped."""
 
 BOOT = "/mnt/run/exclave/boot.json"

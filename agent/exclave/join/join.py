@@ -213,10 +213,12 @@ class _Joining:
         raise refusals.used_up(self._token)
 
     async def _wait_refused_gone(self) -> None:
-        """Wait until the controller has deleted our Member, which it refused at an earlier attempt."""
+        """Wait until our Member, which was refused at an earlier attempt, is deleted, or is not refused any more."""
         self._report(f"waiting for Member {'/'.join(self._place)}, which was refused, to be gone")
         self._last_report = "the Member that was refused before is not deleted yet"
-        while await self._read_member() is not None:  # noqa: ASYNC110  an object of another program
+        while (found := await self._read_member()) is not None:
+            if refusals.read_refusal(found, self._token) is None:  # an admission policy that was missing is back
+                return
             await trio.sleep(LONGEST_POLL)
 
     async def _read_member(self) -> MemberView | None:

@@ -17,29 +17,59 @@ from urllib.parse import parse_qsl
 
 import trio
 
-from exclave.api.requests import Resource, is_transient, list_all
+from exclave.api.requests import EXTERNAL_WORKLOADS, Object, Resource, is_transient, list_all
 from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
+from exclave.cluster.watch import Listed, Upserted
 from exclave.errors import ClusterError
 from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.tasks.nursery import members, open_bare_nursery
 from exclave_sandbox.http1 import json_answer, serve_requests
 from exclave_sandbox.linkerd.destination_table import FOLLOWED, DestinationTable, NoEndpoints
 
-POLL_PAUSE = 0.2  # seconds between two lists of one kind. A watch would be faster, and ten times as much code.
+POLL_PAUSE = 0.2  # seconds between two lists of one kind
 
 
-async def poll(cluster: Cluster, resource: Resource, table: DestinationTable) -> NoReturn:
-    """Keep one kind's objects in the table up to date. Raises ClusterError if asking again cannot help."""
-    while True:
-        try:
-            listed = await cluster.send(list_all(resource, None))
-            table.replace(resource, listed["items"])
-        except ClusterError as problem:
-            if not is_transient(problem):
-                raise
-            table.mark_stale(resource)
-        await trio.sleep(POLL_PAUSE)
+class Follower:
+    """Updates the table. Its coroutines raise ClusterError if asking again cannot help."""
+
+    def __init__(self, cluster: Cluster, table: DestinationTable) -> None:
+        self._cluster = cluster
+        self._table = table
+        self._watching = trio.CancelScope()
+
+    async def poll(self, resource: Resource) -> NoReturn:
+        """List the objects of a kind again and again."""
+        while True:
+            try:
+                listed = await self._cluster.send(list_all(resource, None))
+                self._table.replace(resource, listed["items"])
+            except ClusterError as problem:
+                if not is_transient(problem):
+                    raise
+                self._table.mark_stale(resource)
+                self._table.mark_stale(EXTERNAL_WORKLOADS)
+                self._watching.cancel()  # a new watch does not wait before its first attempt
+            await trio.sleep(POLL_PAUSE)
+
+    async def watch_workloads(self) -> NoReturn:
+        """Watch the ExternalWorkloads: between two lists a change that lasts for a second may be missed."""
+        while True:
+            with trio.CancelScope() as self._watching:
+                async with self._cluster.watch(EXTERNAL_WORKLOADS, None) as events:
+                    objects: dict[tuple[str, str], Object] = {}
+                    async for event in events:
+                        if isinstance(event, Listed):
+                            objects = {_key(each): each for each in event.objects}
+                        elif isinstance(event, Upserted):
+                            objects[_key(event.object)] = event.object
+                        else:
+                            objects.pop(_key(event.object), None)
+                        self._table.replace(EXTERNAL_WORKLOADS, objects.values())
+
+
+def _key(item: Object) -> tuple[str, str]:
+    return item["metadata"]["namespace"], item["metadata"]["name"]
 
 
 class LookupServer:
@@ -78,8 +108,11 @@ async def serve(places: Sequence[tuple[str, int]], access: Access, token: str, t
     """Read the cluster and answer, for ever. Raises ClusterError."""
     table = DestinationTable(trust_domain)
     async with open_cluster(access, lambda: token) as cluster, open_bare_nursery() as nursery:
+        follower = Follower(cluster, table)
         for resource in FOLLOWED:
-            nursery.start_soon(poll, cluster, resource, table)
+            if resource is not EXTERNAL_WORKLOADS:
+                nursery.start_soon(follower.poll, resource)
+        nursery.start_soon(follower.watch_workloads)
         listeners = [one for host, port in places for one in await trio.open_tcp_listeners(port, host=host)]
         for listener in listeners:
             print(f"listening on {join_host_port(*listener.socket.getsockname()[:2])}", flush=True)
@@ -95,7 +128,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--listen", action="append", metavar="ADDR:PORT", help="where to listen; port 0 takes a free one")
     add("--server", metavar="URL", help="the API server")
     add("--ca-file", type=Path, metavar="FILE", help="the API server's CA, PEM")
-    add("--token-file", type=Path, metavar="FILE", help="a token that may list Services, ExternalWorkloads and Pods")
+    add(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="a token that may list Services and Pods, and watch ExternalWorkloads",
+    )
     parser.add_argument("--trust-domain", default="cluster.local", help="of the mesh (default: cluster.local)")
     return parser
 

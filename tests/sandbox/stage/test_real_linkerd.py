@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave_sandbox.expect import UnexpectedError
 from exclave_sandbox.linkerd.release import LinkerdBinaries
@@ -26,7 +27,9 @@ def test_a_request_has_the_name_and_is_signed_by_its_key() -> None:
     names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["orders.shop.serviceaccount.identity.linkerd.cluster.local"]
     assert request.is_signature_valid
-    assert request.public_key() == key.public_key()
+    requested, own = request.public_key(), key.public_key()
+    assert isinstance(requested, ec.EllipticCurvePublicKey) and isinstance(own, ec.EllipticCurvePublicKey)
+    assert requested.public_numbers() == own.public_numbers()
 
 
 async def test_the_kernel_accepts_the_controllers_rules() -> None:

@@ -5,9 +5,8 @@ the object is marked first, with its ports: pods then use plain TCP, as for any 
 """
 
 from collections.abc import Iterator
-from typing import Any
 
-from exclave.api.malformed import mapping_in
+from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.requests import Object
 from exclave.api.workload.opaque_ports import OPAQUE_PORTS
 
@@ -31,11 +30,11 @@ def is_withdrawn(workload: Object | None) -> bool:
 def withdrawal(workload: Object) -> Object:
     """The merge patch that marks an ExternalWorkload, and changes neither its addresses nor the ports it lists."""
     spec, annotations = mapping_in(workload, "spec"), mapping_in(mapping_in(workload, "metadata"), "annotations")
-    listed: list[Any] = list(spec.get("ports") or [])
+    listed = mappings_in(spec, "ports")
     # Opaque, or proxies would use HTTP/2. A second name for each port is a number, since Linkerd's destination
     # controller reads a port's name in the annotation, and its policy controller only numbers. For the latter, and so
     # for the member's own proxy, nothing changes: an open HTTP connection to a port that becomes opaque gets 404.
-    names = _free_numbers({int(port["port"]) for port in listed})
+    names = _free_numbers({int(port["port"]) for port in listed if isinstance(port.get("port"), int)})
     second = [{**port, "name": next(names)} for port in listed]
     opaque = [str(annotations.get(OPAQUE_PORTS) or ""), *(port["name"] for port in second)]
     return {

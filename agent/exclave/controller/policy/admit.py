@@ -12,6 +12,7 @@ from exclave.controller.policy.snapshot import Group, MemberSnapshot, Neighbour
 ABANDONED_AFTER = 600.0  # seconds after which a Member that waits to be admitted, or sent no heartbeat, is deleted
 REFUSED_AFTER = 20.0  # seconds after which a refused Member is deleted; its machine reads it every 2 s at the latest
 NOT_READY = "NotReady"  # reason of a refusal that is none yet: the machine waits
+GUARD_MISSING = "GuardMissing"  # for all Members, until an admin installs the policies again
 
 ISSUER_EXPIRED = "the issuer's certificate, or one above it, has expired: nobody can be certified before it is renewed"
 
@@ -35,7 +36,7 @@ def admit(snapshot: MemberSnapshot) -> AdmitResult:
         assert view.admitted is not None
         return _no(view.admitted.reason, view.admitted.message)
     if snapshot.admission_fault is not None:
-        return _no("GuardMissing", snapshot.admission_fault)
+        return _no(GUARD_MISSING, snapshot.admission_fault)
     if group is None:
         name = group_of_member(view.name)
         return _no("GroupNotFound", f"there is no WorkloadGroup {name} in namespace {snapshot.namespace}")
@@ -49,7 +50,11 @@ def admit(snapshot: MemberSnapshot) -> AdmitResult:
 
 def is_refused(view: MemberView) -> bool:
     """True if a Member has been refused for good."""
-    return view.admitted is not None and not view.admitted.status and view.admitted.reason != NOT_READY
+    return (
+        view.admitted is not None
+        and not view.admitted.status
+        and view.admitted.reason not in (NOT_READY, GUARD_MISSING)
+    )
 
 
 def _no(reason: str, message: str) -> AdmitResult:
