@@ -2,7 +2,6 @@
 
 import base64
 import json
-import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,22 +39,17 @@ from exclave.cluster.credential import (
     render_credential,
     token_subject,
 )
-from exclave.cluster.server_addresses import FILE as ADDRESSES
-from exclave.cluster.server_addresses import load_answers
 from exclave.cluster.watch import Answered, Arrived, Deliver, Opened, WatchMachine
 from exclave.config import parse_config
-from exclave.confirm.confirm import FILE as CONFIRM
-from exclave.confirm.confirm import load_unconfirmed
 from exclave.controller.mesh.publish import read_control_plane, read_linkerd
 from exclave.controller.policy.claims import workload_addresses
 from exclave.controller.policy.snapshot import workload_ports
 from exclave.data_path.control_plane import sample_controllers
 from exclave.dns.zone import control_plane_services, respond
-from exclave.errors import ConfigError, HostError, TokenError
+from exclave.errors import ConfigError, TokenError
 from exclave.explain.explain import parse_query
 from exclave.explain.kernel_state import parse_route
 from exclave.explain.table import parse_rule_texts, parse_table
-from exclave.identity.storage import NEXT_KEY, SVID, load_next_key, load_svid, own_keys, store_next_key, store_svid
 from exclave.identity.svid import SvidError, check_svid
 from exclave.kit.formats.host_port import split_host_port
 from exclave.kit.formats.json_text import parse_json
@@ -64,32 +58,14 @@ from exclave.kit.formats.ranges import parse_span
 from exclave.kit.formats.times import epoch, parse_duration
 from exclave.kit.formats.x509 import not_before, read_blocks, read_certificates
 from exclave.kit.host.netlink import ERROR, read_attributes, read_body, read_messages, write_attribute, write_message
-from exclave.kit.host.process_identity import parse_process
 from exclave.kit.host.sockets import read_sockets
 from exclave.member.facts import parse_os_release
-from exclave.member.record import (
-    ANSWER,
-    EVICTION,
-    MEMBERSHIP,
-    LastAnswer,
-    load_answer,
-    load_eviction,
-    load_join,
-    load_membership,
-    load_settings,
-    store_answer,
-    store_membership,
-)
-from exclave.member.record import JOIN as JOIN_FILE
-from exclave.member.record import SETTINGS as SETTINGS_FILE
 from exclave.proxy.metrics import read_expiry, read_samples
 from exclave.proxy.process.binary import read_version
-from exclave.proxy.process.records import interpreter_of, parse_instances
+from exclave.proxy.process.records import interpreter_of
 from exclave.redirect.kernel.half_open import parse_half_open
 from exclave.redirect.kernel.nft_events import TransactionReader, parse_events
 from exclave.redirect.kernel.observe import parse_listing
-from exclave.redirect.reconciler import FILE as RULES
-from exclave.redirect.reconciler import AppliedRecord
 from exclave.swap.evidence import count_clients, count_policies, count_sockets
 from exclave.workload_api.connection import (
     FETCH_X509_SVID,
@@ -101,7 +77,7 @@ from exclave.workload_api.connection import (
 )
 from exclave_sandbox.pki import make_anchor, make_issuer, make_leaf
 from fuzz.target import Target
-from support.mesh import RECORD, make_settings
+from support.mesh import make_settings
 from support.store import external_workload, group, member
 
 NOW = 1_800_000_000.0
@@ -527,84 +503,4 @@ PEOPLE = (
 )
 
 
-# Files of our own, which a crash, a full disk or an editor may have damaged.
-
-FOLDER = tempfile.TemporaryDirectory(prefix="exclave-")
-STATE = Path(FOLDER.name)
-
-
-def of_file(name: str, load: Callable[[Path], object]) -> Callable[[bytes], object]:
-    """For a parser of a file in a folder."""
-
-    def read(content: bytes) -> object:
-        (STATE / name).write_bytes(content)
-        return load(STATE)
-
-    return read
-
-
-def stored(name: str, store: Callable[[Path], object]) -> bytes:
-    """The content that is written to that file."""
-    store(STATE)
-    return (STATE / name).read_bytes()
-
-
-SERVER = "https://api.example.test:6443"
-PROCESS = {"pid": 41, "start_ticks": 7, "boot_id": "b", "executable": "/usr/bin/proxy"}
-INSTANCES = {"a": PROCESS | {"environment": "ab", "program": {"stamp": "1", "digest": "ab"}}}
-OWN_FILES = (
-    Target(
-        MEMBERSHIP,
-        of_file(MEMBERSHIP, load_membership),
-        [stored(MEMBERSHIP, lambda state: store_membership(state, RECORD))],
-        (HostError,),
-        (load_membership,),
-    ),
-    Target(
-        ANSWER,
-        of_file(ANSWER, lambda state: load_answer(state, RECORD)),
-        [stored(ANSWER, lambda state: store_answer(state, LastAnswer("shop", "web-1", True, (80,), False)))],
-        (),
-        (load_answer,),
-    ),
-    Target(JOIN_FILE, of_file(JOIN_FILE, load_join), [as_json({"nonce": "n"})], (), (load_join,)),
-    Target(EVICTION, of_file(EVICTION, load_eviction), [as_json({"member": "n"})], (), (load_eviction,)),
-    Target(SETTINGS_FILE, of_file(SETTINGS_FILE, load_settings), [SETTINGS], (), (load_settings,)),
-    Target(
-        SVID,
-        of_file(SVID, lambda state: (load_svid(state), own_keys(state))),
-        [stored(SVID, lambda state: store_svid(state, CHAIN.decode(), KEY, NOW, NOW))],
-        (),
-        (load_svid,),
-    ),
-    Target(
-        NEXT_KEY,
-        of_file(NEXT_KEY, load_next_key),
-        [stored(NEXT_KEY, lambda state: store_next_key(state, KEY, "PEM"))],
-        (),
-        (load_next_key,),
-    ),
-    Target(CONFIRM, of_file(CONFIRM, load_unconfirmed), [b'{"seconds": 60.0, "begun": true}'], (), (load_unconfirmed,)),
-    Target(
-        ADDRESSES,
-        of_file(ADDRESSES, lambda state: load_answers(state, [SERVER])),
-        [as_json({SERVER: ["10.0.0.1"]})],
-        (),
-        (load_answers,),
-    ),
-    Target("instances.json", of_text(parse_instances), [as_json(INSTANCES)], (ValueError,), (parse_instances,)),
-    Target(
-        "keepalive.json",
-        of_text(lambda text: parse_process(parse_json(text))),
-        [as_json(PROCESS)],
-        (ValueError,),
-        (parse_process,),
-    ),
-    Target(
-        RULES,
-        of_file(RULES, lambda state: AppliedRecord(state).find_fingerprint("rules")),
-        [b'{"rules": "a", "fingerprint": "b", "boot_id": "c"}'],
-    ),
-)
-
-AGENT_TARGETS = (*KERNEL, *CLUSTER, *PROXY, *PEOPLE, *OWN_FILES)
+AGENT_TARGETS = (*KERNEL, *CLUSTER, *PROXY, *PEOPLE)
