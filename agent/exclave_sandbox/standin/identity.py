@@ -121,6 +121,8 @@ def read_svids(message: bytes) -> dict[str, ProxyCertificate]:
     for number, svid in _fields(message):
         if number == 1:
             fields = dict(_fields(svid))
+            if 2 not in fields or 3 not in fields:
+                raise ValueError("an SVID with chain and key was expected")
             found[fields.get(1, b"").decode()] = ProxyCertificate(tuple(split_certificates(fields[2])), fields[3])
     return found
 

@@ -146,6 +146,11 @@ def test_a_response_is_read_by_spiffe_id() -> None:
     assert read_svids(b"") == {}
 
 
+def test_an_svid_without_chain_and_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="an SVID with chain and key was expected"):
+        read_svids(b"\n\x00")
+
+
 @pytest.mark.parametrize("size", [1, 3, 40, 300])
 def test_a_response_that_is_cut_off_is_refused(size: int) -> None:
     message = encode_response((X509Svid(ID, b"".join(FIRST.chain), FIRST.key, b"bundle"),))
