@@ -13,10 +13,9 @@ from exclave.api.member import MemberView
 from exclave.daemon.loaded import COMPANY, choose_loaded, report_loaded
 from exclave.kit.tasks.latest import Latest
 from exclave.member.write_limit import PAUSES
-from exclave.proxy.process.binary import ProxyUser
-from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.states import InstanceEvent, InstanceState
 from support.mesh import make_settings
+from support.published_proxy import make_proxy, running
 
 
 def test_what_is_unknown_stays_out() -> None:
@@ -50,20 +49,6 @@ class MemberClient:
         before = self.view.value.loaded if self.view.value else {}
         loaded = {key: value for key, value in {**before, **self.patches[-1]["loaded"]}.items() if value is not None}
         self.view.set(MemberView("m", resource_version=str(len(self.patches)), loaded=loaded))
-
-
-def make_proxy(**views: InstanceView) -> PublishedProxy:
-    """A proxy of which instance a, if there is one, is chosen."""
-    proxy = PublishedProxy(ProxyUser(65533, 65533, "exclave-proxy"))
-    for name, view in views.items():
-        proxy.change(name, view)  # type: ignore[arg-type]
-    if views:
-        proxy.choose("a")
-    return proxy
-
-
-def running(anchors: str, state: InstanceState = InstanceState.ACTIVE, version: str = "v2.366.0") -> InstanceView:
-    return InstanceView(state, 1, "environment", anchors=anchors, version=version)
 
 
 @pytest.mark.parametrize("changes", [1, 3])

@@ -3,9 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
-from pathlib import Path
 
-import pytest
 import trio
 import trio.testing
 
@@ -13,21 +11,8 @@ from exclave.api.requests import MEMBERS
 from exclave.cluster.watch import Upserted
 from exclave.confirm.confirm import Confirmation, Stage
 from exclave.member.write_limit import PAUSES
+from listing.data_path_world import World
 from support.mesh import MEMBER, NAMESPACE
-
-from .test_serving import World
-
-
-@pytest.fixture
-def make_world(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], World]:
-    def make() -> World:
-        made = World(tmp_path)
-        monkeypatch.setattr("exclave.listing.probes.try_tcp", made.try_tcp)
-        return made
-
-    return make
 
 
 @asynccontextmanager
@@ -51,23 +36,23 @@ async def overwriting(world: World) -> AsyncIterator[list[float]]:
         nursery.cancel_scope.cancel()
 
 
-async def test_it_is_written_again_with_growing_pauses(make_world: Callable[[], World]) -> None:
-    world = make_world()
-    async with overwriting(world) as times:
+async def test_it_is_written_again_with_growing_pauses(world: Callable[[], World]) -> None:
+    made = world()
+    async with overwriting(made) as times:
         await trio.sleep(3600)
         pauses = [later - earlier for earlier, later in pairwise(times)]
         assert len(times) > 10, "this machine does not give up"
         assert all(pause >= PAUSES.pause(number, 0.0) for number, pause in enumerate(pauses))
-        conditions = world.cluster.trace.count(f"patch externalworkloads/status {MEMBER}")
+        conditions = made.cluster.trace.count(f"patch externalworkloads/status {MEMBER}")
         assert conditions <= 2 * len(times) + 1, "Ready follows what is listed"
 
 
-async def test_another_value_is_written_at_once(make_world: Callable[[], World]) -> None:
-    world = make_world()
-    async with overwriting(world) as times:
+async def test_another_value_is_written_at_once(world: Callable[[], World]) -> None:
+    made = world()
+    async with overwriting(made) as times:
         await trio.sleep(600)
         assert trio.current_time() - times[-1] < PAUSES.pause(len(times) - 1, 0.0) - 2, "the pause is not over"
-        world.confirming.view.set(Confirmation(Stage.WITHDRAWING, 60.0, 75.0))
+        made.confirming.view.set(Confirmation(Stage.WITHDRAWING, 60.0, 75.0))
         await trio.sleep(1)
-        found = world.cluster.find(MEMBERS, NAMESPACE, MEMBER)
+        found = made.cluster.find(MEMBERS, NAMESPACE, MEMBER)
         assert found is not None and found["spec"]["dataPath"] == "outbound-open"

@@ -27,11 +27,9 @@ from exclave.kit.formats.x509 import fingerprint
 from exclave.member import facts
 from exclave.member.client import open_member
 from exclave.member.record import MembershipRecord
-from exclave.proxy.process.binary import ProxyUser
-from exclave.proxy.published import InstanceView, PublishedProxy
-from exclave.proxy.states import InstanceState
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer
 from support.admin import Admin, Typed, admin_of
+from support.published_proxy import make_proxy, running
 
 from .installation import NETWORK, Cluster, cluster_of
 from .kubernetes import Kubernetes
@@ -43,14 +41,6 @@ PATIENCE = 60.0
 def cluster(own_kubernetes: Kubernetes, tmp_path: Path) -> Iterator[Cluster]:
     with cluster_of(own_kubernetes, tmp_path) as found:
         yield found
-
-
-def proxy_with(anchors: str) -> PublishedProxy:
-    """A proxy whose process was started with these trust anchors."""
-    proxy = PublishedProxy(ProxyUser(65533, 65533, "exclave-proxy"))
-    proxy.change("a", InstanceView(InstanceState.ACTIVE, 1, "environment", anchors=digest(anchors), version="v2.366.0"))
-    proxy.choose("a")
-    return proxy
 
 
 async def live(config: Config, record: MembershipRecord) -> None:
@@ -68,7 +58,7 @@ async def live(config: Config, record: MembershipRecord) -> None:
             assert loaded is not None
             anchors = loaded.anchors
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(report_loaded, member, identity, proxy_with(anchors))
+                nursery.start_soon(report_loaded, member, identity, make_proxy(a=running(digest(anchors))))
                 await member.settings.wait_for(lambda now, anchors=anchors: now is not None and now.anchors != anchors)  # type: ignore[misc]
                 nursery.cancel_scope.cancel()
 

@@ -18,6 +18,7 @@ from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.namespaces import open_network
 from exclave_sandbox.stage.stage import CLUSTER
 from vm.lab import APPLICATION, CONFIG, HERE, STAND_IN, Installed, Lab, Packages, install, open_lab
+from vm.machine import network_file
 from vm.qemu import ADDRESS, BOOTED, KERNEL_LINE, NAME, GuestMachine, Image, computer, has_kvm, open_guest
 from vm.roots import SERVICES, SYSTEM, Layers, cache_folder, make_folder
 
@@ -32,15 +33,6 @@ _INITRD = " && ".join(  # a small one: without KVM, unpacking a whole one takes 
         "printf '%s\\n' virtio_pci virtio_blk ext4 >\"$1/usr/share/initramfs-tools/modules.d/guest\"",
     )
 )
-
-_NETWORK = """\
-[Match]
-Name=eth0
-
-[Network]
-Address={address}/24
-LinkLocalAddressing=no
-{routes}"""
 
 _SLOW = "[Service]\nTimeoutStartSec=30min\nWatchdogSec=0\n"
 """For the agent's unit, where all code is translated: systemd must not take slow for stuck."""
@@ -76,7 +68,17 @@ def _digest(packages: Packages, cache: Path) -> str:
     files = sorted(path for path in sandbox.rglob("*") if path.suffix in (".py", ".yaml"))
     for path in (packages.new, *files, HERE / "inside/echo.py"):
         found.update(path.read_bytes())
-    for text in (APPLICATION, STAND_IN, CONFIG, _NETWORK, _SLOW, _CLEAN, SIZE, *computer(), KERNEL_LINE):
+    for text in (
+        APPLICATION,
+        STAND_IN,
+        CONFIG,
+        network_file("eth0", ADDRESS),
+        _SLOW,
+        _CLEAN,
+        SIZE,
+        *computer(),
+        KERNEL_LINE,
+    ):
         found.update(f"{text}\n".encode())
     return found.hexdigest()[:16]
 
@@ -122,11 +124,10 @@ def _make_disk(installed: Installed, folder: Path, work: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
     disk = work / "disk.raw"
     with _merged(installed.layers, work) as root:
-        routes = "".join(f"\n[Route]\nDestination={network}\nScope=link\n" for network in mesh.CLUSTER_NETWORKS)
         for name, text in {
             "etc/hostname": f"{NAME}\n",
             "etc/resolv.conf": f"nameserver {mesh.CONTROL_PLANE}\n",
-            "etc/systemd/network/10-uplink.network": _NETWORK.format(address=ADDRESS, routes=routes),
+            "etc/systemd/network/10-uplink.network": network_file("eth0", ADDRESS),
             "root/.ssh/authorized_keys": (folder / "key.pub").read_text(),
             **({} if has_kvm() else {"etc/systemd/system/exclave.service.d/slow.conf": _SLOW}),
         }.items():

@@ -34,12 +34,19 @@ CGROUPS = Path("/sys/fs/cgroup/unified")  # the host's; version 2 alone is at /s
 
 _NETWORK = """\
 [Match]
-Name=host0
+Name={link}
 
 [Network]
 Address={address}/24
 LinkLocalAddressing=no
 {routes}"""
+
+
+def network_file(link: str, address: str) -> str:
+    """The file for systemd-networkd that gives a machine's link its address and routes."""
+    routes = "".join(f"\n[Route]\nDestination={network}\nScope=link\n" for network in mesh.CLUSTER_NETWORKS)
+    return _NETWORK.format(link=link, address=address, routes=routes)
+
 
 # Its own cgroup: those that share one would be counted and ended together.
 _START = """
@@ -238,8 +245,7 @@ async def open_machine(
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(machine.root)], check=True)
     machine.write("/etc/hostname", f"{name}\n")
     machine.write("/etc/resolv.conf", f"nameserver {mesh.CONTROL_PLANE}\n")
-    routes = "".join(f"\n[Route]\nDestination={network}\nScope=link\n" for network in mesh.CLUSTER_NETWORKS)
-    machine.write("/etc/systemd/network/10-host0.network", _NETWORK.format(address=address, routes=routes))
+    machine.write("/etc/systemd/network/10-host0.network", network_file(UPLINK, address))
     try:
         yield machine
     except BaseException:

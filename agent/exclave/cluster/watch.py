@@ -224,7 +224,7 @@ class WatchMachine:
         if now < self._pause.until:
             return self._pause
         if self._step is _Step.READ:
-            return Read(self._next_look())
+            return Read(self._next_check())
         if self._step is _Step.ABORT:
             assert self._refusal is not None
             return Abort(self._refusal)
@@ -278,7 +278,7 @@ class WatchMachine:
         end = self._opened + self._lifetime + GRACE
         return min(end, self._heard + SILENCE) if self._bookmarked else end
 
-    def _next_look(self) -> float:
+    def _next_check(self) -> float:
         """When to continue if nothing arrives."""
         times = [self._deadline()]
         if self._awaits_object:

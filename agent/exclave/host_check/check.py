@@ -127,7 +127,7 @@ async def _find_in_nft_tables(chains: Chains) -> list[OtherMesh]:
 
 
 async def _find_in_legacy_tables() -> tuple[list[OtherMesh], list[str]]:
-    """What iptables-legacy made, and a warning for each table that cannot be read: that needs NET_RAW."""
+    """Chains of iptables-legacy, and a warning for each table that cannot be read: that needs NET_RAW."""
     found: list[OtherMesh] = []
     unread: list[str] = []
     for is_ipv6, names in LEGACY_TABLES.items():

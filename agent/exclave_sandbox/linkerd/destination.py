@@ -21,6 +21,7 @@ from exclave.api.requests import EXTERNAL_WORKLOADS, Object, Resource, is_transi
 from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.cluster.watch import Listed, Upserted
+from exclave.controller.cache import key_of
 from exclave.errors import ClusterError
 from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.tasks.nursery import members, open_bare_nursery
@@ -60,16 +61,12 @@ class Follower:
                     objects: dict[tuple[str, str], Object] = {}
                     async for event in events:
                         if isinstance(event, Listed):
-                            objects = {_key(each): each for each in event.objects}
+                            objects = {key_of(each): each for each in event.objects}
                         elif isinstance(event, Upserted):
-                            objects[_key(event.object)] = event.object
+                            objects[key_of(event.object)] = event.object
                         else:
-                            objects.pop(_key(event.object), None)
+                            objects.pop(key_of(event.object), None)
                         self._table.replace(EXTERNAL_WORKLOADS, objects.values())
-
-
-def _key(item: Object) -> tuple[str, str]:
-    return item["metadata"]["namespace"], item["metadata"]["name"]
 
 
 class LookupServer:

@@ -13,6 +13,7 @@ from typing import Any
 from exclave.api.identity import MeshIdentity
 from exclave.api.member import condition_of
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, Object, Resource
+from exclave.controller.cache import key_of
 
 CONTROL_PLANE_LABEL = "linkerd.io/control-plane-ns"
 OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
@@ -70,9 +71,9 @@ class DestinationTable:
 
     def _report_changes(self, before: Iterable[Object]) -> None:
         workloads = self._all(EXTERNAL_WORKLOADS)
-        left = {_name(workload) for workload in workloads}
+        left = {key_of(workload) for workload in workloads}
         for workload in before:
-            if _name(workload) not in left:  # deleted with ports: older controllers crash, newer ones report it
+            if key_of(workload) not in left:  # deleted with ports: older controllers crash, newer ones report it
                 for endpoint in _workload_endpoints(workload):
                     self._reported.pop((endpoint.address, endpoint.port), None)
         for workload in workloads:
@@ -156,10 +157,6 @@ def _workload_endpoints(workload: Object, target: int | str | None = None) -> It
             if opaque and ":" not in str(identity):
                 identity = server_name = None
             yield MeshEndpoint(ip["ip"], number, identity, server_name, opaque)
-
-
-def _name(found: Object) -> tuple[str, str]:
-    return found["metadata"].get("namespace", ""), found["metadata"]["name"]
 
 
 def _endpoint_at(workload: Object, address: str, port: int) -> MeshEndpoint | None:

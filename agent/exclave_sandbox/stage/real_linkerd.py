@@ -187,7 +187,7 @@ class RealLinkerd:
 
 
 _SECRETS = {"linkerd-identity-issuer": "identity/issuer", "linkerd-policy-validator-k8s-tls": "tls"}
-"""Where pods have each Secret, below /run/linkerd."""
+"""The folder of each Secret, below /run/linkerd of its pod."""
 
 
 async def install_linkerd(

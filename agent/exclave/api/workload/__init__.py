@@ -1,1 +1,1 @@
-"""What Linkerd reads in an ExternalWorkload: opaque ports, and the mark of one that goes."""
+"""Parts of an ExternalWorkload that only Linkerd reads: opaque ports, and the mark before a withdrawal."""

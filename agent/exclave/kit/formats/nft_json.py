@@ -1,4 +1,4 @@
-"""What `nft -j` prints: a list of objects, each under the name of its kind. Source: libnftables-json(5). Pure."""
+"""The JSON of `nft -j`: a list of objects, each under the name of its kind. Source: libnftables-json(5). Pure."""
 
 from typing import Any
 
