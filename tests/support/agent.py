@@ -47,7 +47,7 @@ from exclave.proxy.probe import leaf_not_after  # noqa: E402
 from exclave.proxy.process.binary import find_proxy_user  # noqa: E402
 from exclave.redirect.kernel.nft import find_active  # noqa: E402
 from exclave.redirect.reconciler import Redirect, open_redirect, open_table  # noqa: E402
-from exclave.swap.swap import Swap, open_swap  # noqa: E402
+from exclave.swap.swap import Swap, SwapPhase, open_swap  # noqa: E402
 from exclave.workload_api.server import open_workload_api  # noqa: E402
 from support.mesh import ADDRESS, RECORD, SERVERS, VIP, make_settings, stored_mesh  # noqa: E402
 
@@ -126,7 +126,7 @@ class LabAgent:
             trio.open_nursery() as nursery,
         ):
             if "die_at" in options:
-                nursery.start_soon(die, swap, options["die_at"])
+                die_at(swap, options["die_at"])
             nursery.start_soon(observe_rules, redirect, proxy)
             nursery.start_soon(self._report_changes, proxy, redirect, swap)
             endings.ask_nowait(await self._read_words(nursery, proxy, swap))
@@ -214,9 +214,16 @@ async def observe_rules(redirect: Redirect, proxy: Proxy) -> None:
         proxy.observe_rules(observed.instance)
 
 
-async def die(swap: Swap, step: str) -> None:
-    await swap.phase.wait_for(lambda now: now is not None and now.name == step)
-    os.kill(os.getpid(), signal.SIGKILL)
+def die_at(swap: Swap, step: str) -> None:
+    """Kill this process as soon as the swap enters the step. A reader of the phase could miss a short one."""
+    publish = swap.phase.set
+
+    def publish_or_die(phase: SwapPhase | None) -> None:
+        if phase is not None and phase.name == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        publish(phase)
+
+    swap.phase.set = publish_or_die  # type: ignore[method-assign]
 
 
 async def start_standby(proxy: Proxy) -> None:

@@ -81,6 +81,13 @@ class Agent:
         await self.until(lambda report: report.get("ended") == ending)
         await self.started.wait()
 
+    async def until_dead(self) -> None:
+        """Wait until it has killed itself at its step."""
+        with trio.move_on_after(PATIENCE):
+            await self.started.wait()
+            return
+        raise AssertionError(f"it runs after {PATIENCE:.0f} s:\n{self.log.read_text()[-3000:]}")
+
     async def kill(self) -> None:
         """End it with SIGKILL."""
         for child in psutil.Process(self.started.pid).children():

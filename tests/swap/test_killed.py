@@ -42,7 +42,7 @@ async def test_traffic_goes_on_and_the_next_agent_ends_the_other_instance(step: 
                     await agent.until(lambda report: report.get("step") == "DRAINING")
                     for load in loads.values():
                         await load.renew()
-                await agent.started.wait()
+                await agent.until_dead()
                 active = await rules(lab)
                 assert active in AFTERWARDS[step]
                 for load in loads.values():
