@@ -21,6 +21,7 @@ sys.path[:0] = [str(TOP / "agent"), str(TOP / "tests")]
 import trio  # noqa: E402
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, list_all  # noqa: E402
+from exclave.kit.tasks.nursery import shielded  # noqa: E402
 from exclave_sandbox.demo.membership import issue_token, ready_of  # noqa: E402
 from exclave_sandbox.demo.traffic import BY_GROUP  # noqa: E402
 from exclave_sandbox.expect import UnexpectedError, eventually  # noqa: E402
@@ -30,6 +31,7 @@ from exclave_sandbox.stage.stage import (  # noqa: E402
     fetch,
     open_stage,
 )
+from support.agent_program import PATIENCE  # noqa: E402
 from support.swap_lab import Load, open_load  # noqa: E402
 
 NEW, STAYS, BESIDE_POD = "10.77.0.99", "10.78.0.20", "10.78.0.30"
@@ -38,6 +40,7 @@ LOADS = 2, 1, 20.0
 
 LOOK_EVERY = 0.05
 AROUND = 2.0
+RENEW_EVERY = 1.0
 LONGEST = 100.0
 
 
@@ -97,6 +100,20 @@ class AddressMover:
         for network in mesh.CLUSTER_NETWORKS:
             await must(ip, "route", "replace", network, "dev", "eth0", "src", NEW)
 
+    async def move(self, how: str) -> tuple[float, float]:
+        """Change the address. Returns seconds until pods reach the new one, and until all is over."""
+        began = time.monotonic()
+        await self.change(how)
+        await self.until_listed()
+        await self.until_reached()
+        reached = time.monotonic() - began
+        await self.until_left()
+        await self.until_over()
+        over = time.monotonic() - began
+        if how == "beside":
+            await self.vm.machine.must("ip", "address", "del", f"{mesh.VM}/24", "dev", "eth0")
+        return reached, over
+
     async def until_listed(self) -> None:
         async def look() -> object:
             return self.listed
@@ -134,10 +151,13 @@ def _words(match: str) -> list[str]:
     return re.findall(r"[0-9a-f.:]+", match)
 
 
-async def renew(loads: dict[str, Load]) -> None:
-    """Have kept connections opened anew by their clients, so that an old proxy gets quiet."""
-    for load in loads.values():
-        await load.renew()
+async def renew_often(loads: dict[str, Load]) -> None:
+    """Have clients open their reused connections anew. None is so old that a proxy which drains must end it."""
+    while True:
+        with shielded(PATIENCE):  # half a request would confuse the next one
+            for load in loads.values():
+                await load.renew()
+        await trio.sleep(RENEW_EVERY)
 
 
 async def main(how: str) -> None:
@@ -169,19 +189,11 @@ async def play(mover: AddressMover, how: str) -> dict[str, Any]:
             for name, (machine, url, *source) in wanted.items():
                 loads[name] = await under_load.enter_async_context(open_load(machine, url, *LOADS, *source))
             await trio.sleep(AROUND)
-            began = time.monotonic()
-            await mover.change(how)
-            await mover.until_listed()
-            await mover.until_reached()
-            reached = time.monotonic() - began
-            await renew(loads)
-            await mover.until_left()
-            await renew(loads)
-            await mover.until_over()
-            over = time.monotonic() - began
-            if how == "beside":
-                await vm.must("ip", "address", "del", f"{mesh.VM}/24", "dev", "eth0")
-            await trio.sleep(AROUND)
+            async with trio.open_nursery() as beside:
+                beside.start_soon(renew_often, loads)
+                reached, over = await mover.move(how)
+                await trio.sleep(AROUND)
+                beside.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
     told = {
         name: {"new": len(load.figures["samples"]), "reused": load.reused, "failures": load.failures}
