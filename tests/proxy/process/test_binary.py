@@ -141,7 +141,7 @@ async def test_a_file_that_does_not_run_as_a_proxy_is_refused(
 async def test_a_program_that_does_not_end_is_refused(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
     proxy = write_script(folder / "proxy", "exec sleep 600")
     assert await refused(proxy) == (
-        f"{proxy} was run without a configuration and did not end within 10 s",
+        f"{proxy} was run without a configuration and did not end within 30 s",
         "linkerd2-proxy was expected there: see config.toml, [proxy] binary",
     )
 

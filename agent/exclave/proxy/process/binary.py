@@ -15,7 +15,7 @@ from exclave.errors import Fault, HostError
 from exclave.kit.host.accounts import LOOKUP_TIME, find_user
 from exclave.kit.host.command import Finished, run_command
 
-GREETING_TIME = 10.0  # seconds in which a proxy must log its version and end
+GREETING_TIME = 30.0  # seconds in which a proxy must log its version and end, also on a busy machine
 GREETING_ENVIRONMENT = {"LINKERD2_PROXY_LOG": "info"}
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
