@@ -43,7 +43,9 @@ table ip linkerd {{
 
 _IDENTITY_PORT = 8081
 _COMMAND_TIME = 120.0  # seconds for one run of `linkerd` or kubectl
-_READY = ("python3", "-I", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:4191/ready', timeout=2)")
+PROXY_READY = ("python3", "-I", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:4191/ready', timeout=2)")
+"""Succeeds where a proxy is ready, on its own machine."""
+
 _WITH_RUN = ("unshare", "--mount", "--", "sh", "-ec", 'mount --bind "$0" /run; exec "$@"')
 
 
@@ -149,7 +151,7 @@ class RealLinkerd:
         return open_program(command, log, environment=variables, in_machine=machine is not None)
 
     async def _is_ready(self, machine: Machine | None) -> bool:
-        done = await run_command(list(_READY) if machine is None else machine.command(*_READY))
+        done = await run_command(list(PROXY_READY) if machine is None else machine.command(*PROXY_READY))
         return done.status == 0
 
     async def _make_run(self, name: str, namespace: str, account: str) -> Path:
