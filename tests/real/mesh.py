@@ -39,10 +39,11 @@ async def open_mesh(release: LinkerdBinaries) -> AsyncIterator[DemoStage]:
 
 @dataclass
 class Loads:
-    """Traffic of all ways, under a name for its figures. `by_way` has their loads."""
+    """Traffic of all ways, under a name for its figures. `by_way` has their loads, `took` the seconds of all."""
 
     name: str
     by_way: dict[str, Load] = field(default_factory=dict)
+    took: float = 0.0
 
     @property
     def failures(self) -> dict[str, dict[str, int]]:
@@ -53,11 +54,15 @@ class Loads:
         """Print requests and failures of each way after the tests."""
         for way, load in self.by_way.items():
             figures = load.figures
-            add_figure(f"{self.name}, {way}: {figures['requests']} requests, {figures['failed']} failed")
+            counts = f"{figures['requests']} requests, {figures['failed']} failed"
+            ended = f"{figures['broken']} reused connections ended"
+            add_figure(f"{self.name}, {way}: {counts}, {ended}, {self.took:.0f} s")
 
 
 @asynccontextmanager
-async def open_loads(stage: DemoStage, name: str, ways: tuple[str, ...] = WAYS) -> AsyncIterator[Loads]:
+async def open_loads(
+    stage: DemoStage, name: str, ways: tuple[str, ...] = WAYS, rate: float = 15.0
+) -> AsyncIterator[Loads]:
     """Traffic from the pod to the VM and back, while open."""
     places: dict[str, tuple[Any, str]] = {
         "by Service": (stage.pod, BY_GROUP),
@@ -70,8 +75,10 @@ async def open_loads(stage: DemoStage, name: str, ways: tuple[str, ...] = WAYS) 
         async with AsyncExitStack() as stack:
             for way in ways:
                 machine, url = places[way]
-                loads.by_way[way] = await stack.enter_async_context(open_load(machine, url, 2, 1, 15.0))
+                loads.by_way[way] = await stack.enter_async_context(open_load(machine, url, 2, 1, rate))
+            began = trio.current_time()
             yield loads
+            loads.took = trio.current_time() - began
     finally:
         if all(load.figures for load in loads.by_way.values()):
             loads.add_figures()
@@ -83,10 +90,11 @@ async def change_group(stage: DemoStage, spec: dict[str, Any]) -> None:
 
 
 async def wait_listed(stage: DemoStage, ports: dict[str, int]) -> None:
-    """Wait until the ExternalWorkload lists these ports, by name, and is Ready."""
+    """Wait until the member's ExternalWorkload lists these ports, by name, and is Ready."""
 
     async def listed() -> object:
-        (found,) = (await stage.admin.send(list_all(EXTERNAL_WORKLOADS, mesh.NAMESPACE)))["items"]
+        workloads = (await stage.admin.send(list_all(EXTERNAL_WORKLOADS, mesh.NAMESPACE)))["items"]
+        (found,) = (one for one in workloads if one["metadata"]["labels"]["app"] == mesh.GROUP)
         return ready_of(found), {port["name"]: port["port"] for port in found["spec"].get("ports", ())}
 
     with trio.fail_after(PATIENCE):
