@@ -85,11 +85,13 @@ def test_a_machine_has_exactly_these_rights() -> None:
     }
 
 
-def test_the_controller_reads_one_secret_and_no_more_of_linkerd_than_it_publishes() -> None:
+def test_the_controller_reads_two_secrets_and_no_more_of_linkerd_than_it_publishes() -> None:
     found = {where: may for (who, where), may in rights(ALL).items() if who == THE_CONTROLLER}
     slices = {f"{verb} endpointslices" for verb in ("get", "list", "watch")}
     assert found["exclave"] == {
         *(f"{verb} secrets/exclave-issuer" for verb in ("get", "watch")),
+        "create secrets",
+        "get secrets/exclave-marks",
         *(f"{verb} leases/exclave-controller" for verb in ("get", "update")),
         "create leases",
         "create events",

@@ -26,7 +26,7 @@ from exclave.controller.policy.transitions import (
 from exclave.kit.formats.times import rfc3339, rfc3339_micro
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
-from .snapshots import CSR, DELIVERY_KEY, GROUP, MESH, NAMESPACE, NOW, executed
+from .snapshots import CSR, DELIVERY_KEY, GROUP, MARK_KEY, MESH, NAMESPACE, NOW, executed
 
 
 class Fleet:
@@ -35,7 +35,7 @@ class Fleet:
     def __init__(self, **networks: tuple[str, ...]) -> None:
         self.now = NOW
         self.state = ClusterState("exclave", "linkerd")
-        self.state.mesh = MESH
+        self.state.mesh, self.state.mark_key = MESH, MARK_KEY
         self.silent: set[Key] = set()
         self.gone: list[str] = []
         self._made = 0
@@ -124,7 +124,7 @@ class Fleet:
     def restart_controller(self) -> None:
         """Another controller starts with the objects in the cluster."""
         old, self.state = self.state, ClusterState("exclave", "linkerd")
-        self.state.mesh = MESH
+        self.state.mesh, self.state.mark_key = MESH, MARK_KEY
         for kind in ("groups", "members", "workloads", "leases"):
             getattr(self.state, kind).objects = dict(getattr(old, kind).objects)
         for key in self.state.leases.objects:

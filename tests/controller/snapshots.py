@@ -13,6 +13,7 @@ from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, LinkerdSettings
 from exclave.api.workload.withdrawal import is_withdrawn
+from exclave.controller.policy.mark import MarkKey, mark_of
 from exclave.controller.policy.register import wanted_workload
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.controller.policy.transitions import (
@@ -49,6 +50,9 @@ MESH = Mesh(
 )
 
 
+MARK_KEY = MarkKey(b"k" * 32, NOW - 86400.0)
+
+
 def make_member(age: float = 5.0, deleting: bool = False, finalizer: bool = True, **spec: Any) -> Object:
     """A Member as a machine made it `age` seconds ago; `spec` replaces fields of its spec."""
     found = member_object(
@@ -76,9 +80,15 @@ def with_status(member: Object, *conditions: Condition, **status: Any) -> Object
     return {**member, "status": {"conditions": made, **status}}
 
 
+def marked(member: Object) -> Object:
+    """The Member with the mark of the controller that admitted it."""
+    return {**member, "status": {**member.get("status", {}), "mark": mark_of(MARK_KEY, member)}}
+
+
 def make_snapshot(member: Object | None = None, **changes: Any) -> MemberSnapshot:
     """Its snapshot. Nothing is made for it yet, except by `changes`."""
-    return MemberSnapshot(**{"member": member or make_member(), "now": NOW, "group": GROUP, "mesh": MESH, **changes})
+    made = {"member": member or make_member(), "now": NOW, "group": GROUP, "mesh": MESH, "mark_key": MARK_KEY}
+    return MemberSnapshot(**{**made, **changes})
 
 
 ADMITTED = Condition("Admitted", True, "Admitted", "a member of group web")
@@ -96,6 +106,7 @@ def settled_snapshot(serving: bool = False, **changes: Any) -> MemberSnapshot:
         "certificate": {"csrSha256": csr_sha256(CSR), "chain": "chain", "notAfter": rfc3339(NOW + 3600)},
         "externalWorkload": {"uid": "workload-uid", "ports": ports},
         "settings": "d" * 64,
+        "mark": mark_of(MARK_KEY, member),
     }
     return make_snapshot(
         with_status(member, ADMITTED, REGISTERED, LIVE, **status),

@@ -41,7 +41,7 @@ from exclave.errors import ApiRefusal
 from exclave.identity.svid import check_svid
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
-from .snapshots import KEY, MESH, NAME, NAMESPACE, make_member
+from .snapshots import KEY, MARK_KEY, MESH, NAME, NAMESPACE, make_member
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +102,9 @@ async def scene(folder: Path, **spec: Any) -> AsyncIterator[Scene]:
         group = Group(NAMESPACE, "web", found["metadata"]["uid"], parse_group("web", found["spec"]))
         secret = await admin.send(get(SECRETS, "exclave", "exclave-issuer"))
         issuer = read_issuer(secret, cluster.mesh.anchor.pem, time.time())
-        yield Scene(cluster, MemberSnapshot(member=member, now=time.time(), group=group, mesh=MESH), issuer)
+        yield Scene(
+            cluster, MemberSnapshot(member=member, now=time.time(), group=group, mesh=MESH, mark_key=MARK_KEY), issuer
+        )
 
 
 async def test_a_member_from_the_first_transition_to_the_last(tmp_path: Path) -> None:
@@ -223,13 +225,51 @@ async def test_a_csr_that_was_signed_meanwhile_is_not_signed_twice(tmp_path: Pat
 
 async def test_names_and_life_are_those_of_the_group_as_it_is_now(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
-        spec = {"spec": {"serviceAccount": "shopfront", "certificateLifetime": "600s"}}
-        await one.cluster.admin.send(patch(WORKLOAD_GROUPS, NAMESPACE, "web", spec))
+        await one.cluster.admin.send(
+            patch(WORKLOAD_GROUPS, NAMESPACE, "web", {"spec": {"certificateLifetime": "600s"}})
+        )
         snapshot = await one.execute(Action.SIGN)
         assert snapshot is not None and snapshot.signed is not None
-        identity = MeshIdentity("shopfront", NAMESPACE, "linkerd", "cluster.local")
-        svid = check_svid(snapshot.signed.chain, KEY, one.cluster.mesh.anchor.pem, identity, time.time())
+        svid = check_svid(snapshot.signed.chain, KEY, one.cluster.mesh.anchor.pem, IDENTITY, time.time())
         assert svid.not_after - svid.not_before in (609, 610, 611)
+
+
+async def test_nothing_is_signed_for_an_account_that_has_just_changed(tmp_path: Path) -> None:
+    async with scene(tmp_path) as one:
+        await one.cluster.admin.send(patch(WORKLOAD_GROUPS, NAMESPACE, "web", {"spec": {"serviceAccount": "admin"}}))
+        with pytest.raises(ValueError, match="its ServiceAccount has just changed"):
+            await one.execute(Action.SIGN)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [({"networks": ["192.0.2.0/24"]}, "AddressRefused")],
+)
+async def test_the_group_as_it_is_now_decides_whether_a_certificate_is_signed(
+    tmp_path: Path, spec: dict[str, Any], reason: str
+) -> None:
+    async with scene(tmp_path) as one:
+        await one.cluster.admin.send(patch(WORKLOAD_GROUPS, NAMESPACE, "web", {"spec": spec}))
+        snapshot = await one.execute(Action.ADD_FINALIZER, Action.SIGN)
+        assert snapshot is not None and snapshot.signed is None
+        refused = next_transition(snapshot)
+        assert isinstance(refused, WriteStatus)
+        assert [condition["reason"] for condition in refused.patch["status"]["conditions"]] == [reason]
+
+
+async def test_a_group_that_cannot_be_read_keeps_certifying_by_its_last_good_reading(tmp_path: Path) -> None:
+    async with scene(tmp_path) as one:
+        await one.cluster.admin.send(patch(WORKLOAD_GROUPS, NAMESPACE, "web", {"spec": {"networks": ["nonsense"]}}))
+        snapshot = await one.execute(Action.SIGN)
+        assert snapshot is not None and snapshot.signed is not None
+
+
+async def test_an_account_of_the_member_proves_that_an_earlier_version_admitted_it(tmp_path: Path) -> None:
+    async with scene(tmp_path) as one:
+        without = await one.execute(Action.ADOPT)
+        assert without is not None and without.adoption == "refused"
+        found = await one.execute(Action.MAKE_ACCOUNT, Action.ADOPT)
+        assert found is not None and found.adoption == "adopted"
 
 
 async def test_without_an_issuer_nothing_is_signed(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ from exclave.cluster.watch import Answered, Arrived, Deliver, Opened, WatchMachi
 from exclave.config import parse_config
 from exclave.controller.mesh.publish import read_control_plane, read_linkerd
 from exclave.controller.policy.claims import workload_addresses
+from exclave.controller.policy.mark import read_key
 from exclave.controller.policy.snapshot import workload_ports
 from exclave.data_path.control_plane import sample_controllers
 from exclave.dns.zone import control_plane_services, respond
@@ -211,6 +212,10 @@ MEMBER = member(addresses=["10.0.0.1"], facts={"os": "debian"}, csr="PEM") | {
 GROUP_SPEC = render_group(make_settings().group)
 SETTINGS = render_settings(make_settings()).encode()
 SECRET = {"data": {"tls.crt": ISSUER.pem, "tls.key": ISSUER.key_pem}}
+MARKS = {
+    "metadata": {"creationTimestamp": "2026-01-02T03:04:05Z"},
+    "data": {"key": base64.b64encode(b"k" * 32).decode()},
+}
 SECRET = {"data": {key: base64.b64encode(text.encode()).decode() for key, text in SECRET["data"].items()}}
 LINKERD = {
     "clusterDomain": "cluster.local",
@@ -289,6 +294,7 @@ CLUSTER = (
         (parse_group,),
     ),
     Target("settings", of_text(parse_settings), [SETTINGS], (ValueError,), (parse_settings,)),
+    Target("the key of marks", of_object(read_key), [as_json(MARKS)], MALFORMED, (read_key,)),
     Target("an issuer's Secret", of_object(read_issuer_of), [as_json(SECRET)], MALFORMED, (read_issuer,)),
     Target(
         "an issuer's certificate",

@@ -54,6 +54,9 @@ ATTACKS: dict[str, tuple[str, Attempt, str]] = {
     "a token: slot nought": ("joiner", ("POST", members(SHOP), member(f"web-{TOKEN}-0")), JOINS_ONLY),
     "a token: a slot written otherwise": ("joiner", ("POST", members(SHOP), member(f"web-{TOKEN}-01")), JOINS_ONLY),
     "a token: another token's names": ("joiner", ("POST", members(SHOP), member("web-zzzzz-1")), JOINS_ONLY),
+    "a token of id green: a member of group web-green": (
+        "green", ("POST", members(SHOP), member(f"web-green-{TOKEN}-1")), JOINS_ONLY,
+    ),
     "a token: a name drawn by the server": (
         "joiner", ("POST", members(SHOP), {**member(""), "metadata": {"generateName": f"web-{TOKEN}-"}}), GUARD,
     ),
@@ -246,6 +249,24 @@ ATTACKS: dict[str, tuple[str, Attempt, str]] = {
     "the controller: any Secret": ("controller", ("GET", core(SHOP, "secrets"), None), RBAC),
     "the controller: another Secret of its own namespace": (
         "controller", ("GET", core("exclave", "secrets", "other"), None), RBAC,
+    ),
+    "the controller: a Secret of another name": (
+        "controller",
+        ("POST", core("exclave", "secrets"), {"metadata": {"name": "mine"}}),
+        "the controller makes no Secret but the key of its marks",
+    ),
+    "the controller: a Secret that makes a token": (
+        "controller",
+        ("POST", core("exclave", "secrets"), {
+            "type": "kubernetes.io/service-account-token",
+            "metadata": {
+                "name": "exclave-marks", "annotations": {"kubernetes.io/service-account.name": "exclave-controller"},
+            },
+        }),
+        "the controller makes no Secret but the key of its marks",
+    ),
+    "the controller: another key of marks": (
+        "controller", patching(core("exclave", "secrets", "exclave-marks"), data={"key": "bWluZQ=="}), RBAC,
     ),
     "the controller: making Members": ("controller", ("POST", members(SHOP), member(f"web-{TOKEN}-9")), RBAC),
 }  # fmt: skip

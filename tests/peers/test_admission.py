@@ -109,6 +109,8 @@ def town(server: Server) -> Iterator[Town]:
                 core(f"{SHOP}-vms", "serviceaccounts"),
             )
         made.enter("joiner", f"{SHOP}-vms", f"web.join.{TOKEN}-2")
+        made.place(join_account(SHOP, "web", "green", 2, 2e9))
+        made.enter("green", f"{SHOP}-vms", "web.join.green-2")
         made.enter("machine", f"{SHOP}-vms", f"web.vm.{TOKEN}-1")
         made.enter("bystander", f"{OTHER}-vms", f"web.vm.{TOKEN}-1")
         made.enter("application", SHOP, "web")

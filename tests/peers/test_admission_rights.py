@@ -53,6 +53,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
             *(f"{verb} coordination.k8s.io/leases exclave-controller" for verb in ("get", "update")),
             "create events.k8s.io/events",
             *(f"{verb} secrets exclave-issuer" for verb in ("get", "watch")),
+            "create secrets",
+            "get secrets exclave-marks",
         },
         "linkerd": {
             *SLICES,

@@ -80,6 +80,7 @@ class MemberView:
     cordoned: bool = False
     cloned: Condition | None = None
     certified: Condition | None = None
+    mark: str = ""
 
 
 def member_object(
@@ -144,6 +145,7 @@ def view_member(found: Object) -> MemberView:
         cordoned=status.get("cordoned") is True,
         cloned=conditions.get(CLONED),
         certified=conditions.get(CERTIFIED),
+        mark=_text(status, "mark"),
     )
 
 

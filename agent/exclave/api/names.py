@@ -1,10 +1,12 @@
 """Names, labels, annotations and finalizers of the objects in the cluster. Pure."""
 
+import re
 from dataclasses import dataclass
 
 CONTROLLER = "exclave-controller"  # the controller's ServiceAccount, Deployment and Roles
 ELECTION = "exclave-controller"  # the Lease that elects one of the controller's replicas
 SETTINGS_KEY = "settings.json"  # in the ConfigMap with a group's settings
+MARK_SECRET, MARK_KEY = "exclave-marks", "key"  # the Secret with the key of admission marks, and its entry
 
 # The admission policies and their bindings. If one is missing, the controller admits no machine.
 ADMISSION_POLICY_NAMES = ("exclave-guard", "exclave-controller")
@@ -26,6 +28,11 @@ EXPIRES = "exclave.dev/expires"  # of a join account: the end of its token, RFC 
 DRAIN = 10.0  # seconds between the withdrawal of the ports and the deletion of the ExternalWorkload
 
 
+# Patterns of a group's name, and of a token's id with a slot. The admission policies contain them, too.
+GROUP_PATTERN = "[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?"
+TAIL_PATTERN = "[a-z0-9]{5}-[1-9][0-9]{0,2}"
+
+
 @dataclass(frozen=True)
 class MemberName:
     """A Member's name in its parts: group, token's id, slot."""
@@ -44,16 +51,19 @@ class MemberName:
 
 
 def parse_member_name(name: str) -> MemberName:
-    """Parse `<group>-<token id>-<slot>`. Raises ValueError."""
-    group, token_id, slot = ("", "", *name.rsplit("-", 2))[-3:]
-    if not group or not token_id or not (slot.isascii() and slot.isdecimal()):
+    """Parse `<group>-<token id>-<slot>`. Raises ValueError, also for a slot such as `01`: it is not slot 1."""
+    if re.fullmatch(f"{GROUP_PATTERN}-{TAIL_PATTERN}", name) is None:
         raise ValueError(f"{name!r} is not a member's name such as web-k7q2x-1")
+    group, token_id, slot = name.rsplit("-", 2)
     return MemberName(group, token_id, int(slot))
 
 
 def group_of_member(name: str) -> str:
-    """The group in a member's name. For a name of another form, a text that is no group of this member."""
-    return name.rsplit("-", 2)[0]
+    """The group in a member's name; "" for a name of another form."""
+    try:
+        return parse_member_name(name).group
+    except ValueError:
+        return ""
 
 
 def accounts_namespace(namespace: str) -> str:

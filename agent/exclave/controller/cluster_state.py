@@ -1,14 +1,14 @@
 """The controller's state: the watched objects of the cluster, and values derived from them. Pure: sends no request."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 from exclave.api.definitions.admission import first_fault
-from exclave.api.group import parse_group
+from exclave.api.group import namespace_fault, parse_group
 from exclave.api.issuer import Issuer
 from exclave.api.malformed import MALFORMED, fault_text
-from exclave.api.member import view_member
+from exclave.api.member import Condition, view_member
 from exclave.api.names import group_of_member, parse_member_name
 from exclave.api.requests import Object, Request
 from exclave.api.workload.opaque_ports import OpaqueMismatch
@@ -16,8 +16,10 @@ from exclave.api.workload.withdrawal import is_withdrawn
 from exclave.controller.cache import Cache, key_of, uid_of
 from exclave.controller.mesh.publish import Published, last_good, read_control_plane, read_linkerd
 from exclave.controller.mesh.trust import ANCHORS, ISSUER, Trust, choose_trust
+from exclave.controller.policy.accept import ACCOUNT_SHARED, accepted_condition
 from exclave.controller.policy.claims import Claims, neighbour_of
 from exclave.controller.policy.liveness import SHORTEST, Liveness, interval_for
+from exclave.controller.policy.mark import MarkKey
 from exclave.controller.policy.register import is_ready
 from exclave.controller.policy.snapshot import Group, Key, MemberSnapshot, Mesh, workload_ports
 from exclave.controller.telemetry.malformed_log import MalformedLog
@@ -46,7 +48,9 @@ class ClusterState:
         self.mesh: Mesh | None = None
         self.trust: Trust | None = None
         self.faults: dict[str, str] = {}  # why a source cannot be read, by its name
-        self.group_refusals: dict[Key, str] = {}  # why a group accepts no new members
+        self.mark_key: MarkKey | None = None
+        self.mark_fault: str | None = None  # why there is no `mark_key`
+        self._accepted: dict[Key, Condition] = {}  # condition Accepted of groups, as decided last
         self.opaque_mismatches: dict[Key, tuple[OpaqueMismatch, ...]] = {}  # of Services that select a group
         self.published: dict[Key, Published] = {}  # the settings that a group has in the cluster
         self.liveness = Liveness(self.members, self.leases)
@@ -146,6 +150,32 @@ class ClusterState:
             self._groups[key] = Group(namespace, name, uid_of(found), spec)
         return self._groups.get(key)
 
+    def accepted(self, key: Key) -> Condition:
+        """Condition Accepted of a WorkloadGroup that exists; decided again after a change of a group beside it."""
+        deleting = self.groups.objects[key]["metadata"].get("deletionTimestamp")  # its message counts the members
+        if key not in self._accepted or deleting:
+            others = [one for where, one in self.groups.objects.items() if where[0] == key[0]]
+            refused = namespace_fault(key[0], self.namespace, self.linkerd_namespace) is not None
+            self._accepted[key] = accepted_condition(
+                self.groups.objects[key], others, members=len(self.members_of(*key)), refused_namespace=refused
+            )
+        return self._accepted[key]
+
+    def groups_changed(self, namespaces: Collection[str]) -> list[Key]:
+        """Forget which groups are accepted there. Returns the groups there: two of them may want one account."""
+        self._accepted = {key: one for key, one in self._accepted.items() if key[0] not in namespaces}
+        return [key for key in self.groups.objects if key[0] in namespaces]
+
+    def namespaces(self) -> list[str]:
+        """The namespaces with groups, without those that may have none."""
+        found = sorted({namespace for namespace, _ in self.groups.objects})
+        return [one for one in found if namespace_fault(one, self.namespace, self.linkerd_namespace) is None]
+
+    @property
+    def refused_groups(self) -> int:
+        """The number of groups that take no new members, as far as decided."""
+        return sum(not one.status for key, one in self._accepted.items() if key in self.groups.objects)
+
     def readable_groups(self) -> list[Group]:
         """All WorkloadGroups that can be read."""
         return [group for key in list(self.groups.objects) if (group := self.group(key)) is not None]
@@ -205,6 +235,7 @@ class ClusterState:
         workload = self.workloads.objects.get(key)
         has_ports = bool(workload_ports(workload))
         published = self.published.get((group.namespace, group.name)) if group else None
+        accepted = self.accepted((group.namespace, group.name)) if group else None
         return MemberSnapshot(
             member=member,
             now=now,
@@ -214,7 +245,11 @@ class ClusterState:
             settings_ports=published.ports if published else frozenset(),
             admission_fault=self.admission_fault,
             mesh_fault=self.mesh_fault,
-            group_refusal=self.group_refusals.get((group.namespace, group.name)) if group else None,
+            group_refusal=f"{accepted.reason}: {accepted.message}" if accepted and not accepted.status else None,
+            shares_account=accepted is not None and accepted.reason == ACCOUNT_SHARED,
+            namespace_refusal=namespace_fault(key[0], self.namespace, self.linkerd_namespace),
+            mark_key=self.mark_key,
+            mark_fault=self.mark_fault,
             neighbours=self._claims.sharing_with(key),
             workload=workload,
             has_account=self._has_account.get(key) == uid,

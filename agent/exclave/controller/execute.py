@@ -10,6 +10,7 @@ from exclave.api.csr import csr_sha256
 from exclave.api.delivery import seal
 from exclave.api.group import parse_group
 from exclave.api.issuer import Issuer
+from exclave.api.malformed import MALFORMED
 from exclave.api.member import READY, Condition, with_condition
 from exclave.api.names import FINALIZER, PORTS_FINALIZER, accounts_namespace, parse_member_name
 from exclave.api.requests import (
@@ -25,12 +26,14 @@ from exclave.api.requests import (
     create_token,
     delete,
     get,
+    list_all,
     patch,
 )
 from exclave.api.workload.withdrawal import is_withdrawn
 from exclave.controller.leader.lead import Sender
+from exclave.controller.policy.admit import admit
 from exclave.controller.policy.sign import sign
-from exclave.controller.policy.snapshot import MemberSnapshot, workload_ports
+from exclave.controller.policy.snapshot import Adoption, Group, MemberSnapshot, workload_ports
 from exclave.controller.policy.transitions import (
     Action,
     DeleteMember,
@@ -38,6 +41,7 @@ from exclave.controller.policy.transitions import (
     PutWorkload,
     Transition,
     WriteStatus,
+    signing_fault,
 )
 from exclave.errors import ApiRefusal
 from exclave.kit.tasks.wall_clock import Now
@@ -91,6 +95,8 @@ class Executor:
             return snapshot.replaced(has_lease=True)
         if action is Action.SIGN:
             return await self._sign(snapshot)
+        if action is Action.ADOPT:
+            return snapshot.replaced(adoption=await self._adoption(accounts, account))
         if action is Action.SEAL:
             granted = await self._unless((404,), create_token(accounts, account, CREDENTIAL_LIFE))
             if granted is None:
@@ -148,25 +154,41 @@ class Executor:
         live = await self._member(get(MEMBERS, snapshot.namespace, snapshot.view.name), snapshot)
         if live is None or live.view.deleting or live.group is None or live.mesh is None:
             return live
+        found = await self._cluster.send(get(WORKLOAD_GROUPS, live.namespace, live.group.name))
+        group = _newest(live.group, found)
+        live = live.replaced(group=group)
         view, issued = live.view, live.view.certificate
         if issued is not None and issued.csr_sha256 == csr_sha256(view.csr):
             return live  # signed already
-        group = await self._cluster.send(get(WORKLOAD_GROUPS, live.namespace, live.group.name))
+        if not admit(live).admitted or signing_fault(live) is not None:
+            return live  # the next transition writes the reason
         issuer = self._issuer()
-        if issuer is None:
+        if issuer is None or live.mesh is None:
             raise ValueError("there is no issuer that may sign")
-        spec = parse_group(live.group.name, group.get("spec") or {})
         signed = sign(
             view.csr,
             view.name,
-            live.mesh.identity_of(replace(live.group, spec=spec)),
-            spec.certificate_lifetime,
+            live.mesh.identity_of(group),
+            group.spec.certificate_lifetime,
             issuer,
             now=self._now(),
             serial=x509.random_serial_number(),
         )
         log.info("signed %x for %s/%s", signed.serial, live.namespace, view.name)
         return live.replaced(signed=signed)
+
+    async def _adoption(self, accounts: str, account: str) -> Adoption:
+        """Whether the member's account exists, which the controller alone creates, and only at an admission."""
+        try:
+            listed = await self._cluster.send(
+                list_all(SERVICE_ACCOUNTS, accounts, fieldSelector=f"metadata.name={account}")
+            )
+        except ApiRefusal as refusal:
+            if refusal.status == 403:
+                log.warning("account %s/%s cannot be read: %s", accounts, account, refusal)
+                return "unknown"
+            raise
+        return "adopted" if listed.get("items") else "refused"
 
     async def _release(self, place: tuple[Resource, str, str], finalizer: str) -> None:
         """Remove our finalizer from an object that is being deleted."""
@@ -188,6 +210,18 @@ class Executor:
             if refusal.status in statuses:
                 return None
             raise
+
+
+def _newest(group: Group, found: Object) -> Group:
+    """The group as it is now, or its last good reading. Raises ValueError if its account has just changed."""
+    try:
+        spec = parse_group(group.name, found.get("spec") or {})
+    except MALFORMED:
+        return group
+    if spec.service_account != group.spec.service_account:
+        # Whether it may have this account is decided when the watch has reported the change.
+        raise ValueError(f"group {group.name}: its ServiceAccount has just changed")
+    return replace(group, spec=spec)
 
 
 def _metadata(**fields: object) -> Object:

@@ -70,7 +70,7 @@ class Replica:
             leads=controller is not None,
             members=self._states.count(state.members.objects),
             groups=len(state.groups.objects),
-            refused_groups=len(state.group_refusals),
+            refused_groups=state.refused_groups,
             transitions=controller.counts if controller is not None else Counter(),
             requests=self._cluster.counts,
             issuer_ends=state.issuer.not_after if state.issuer is not None else None,

@@ -1,6 +1,7 @@
 """The controller's loop: watches feed a queue, and workers reconcile the Members and groups in it."""
 
 import logging
+import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -13,9 +14,9 @@ from typing import Literal
 import trio
 
 from exclave.api.definitions.manifests import admission_objects
-from exclave.api.group import namespace_fault
-from exclave.api.malformed import object_title, read_each
-from exclave.api.names import group_of_member, settings_name
+from exclave.api.malformed import MALFORMED, fault_text, object_title, read_each
+from exclave.api.member import Condition
+from exclave.api.names import MARK_SECRET, group_of_member, settings_name
 from exclave.api.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
@@ -41,7 +42,8 @@ from exclave.controller.execute import Executor
 from exclave.controller.leader.lead import FencedCluster, Sender
 from exclave.controller.mesh.publish import Published, is_worth_publishing, settings_object, settings_of
 from exclave.controller.mesh.trust import ANCHORS, ISSUER
-from exclave.controller.policy.accept import GroupPatches, accepted_condition, group_patches
+from exclave.controller.policy.accept import NAMESPACE_REFUSED, GroupPatches, group_patches
+from exclave.controller.policy.mark import KEY_BYTES, MarkKey, key_object, read_key
 from exclave.controller.policy.opaque import opaque_condition
 from exclave.controller.policy.snapshot import Group, Key
 from exclave.controller.policy.transitions import PutWorkload, RecheckAfter, next_transition
@@ -52,6 +54,7 @@ from exclave.controller.telemetry.events import Subject
 from exclave.controller.telemetry.headless import HeadlessWarner
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal, ClusterError
+from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
@@ -63,6 +66,7 @@ LINKERD_CONFIG, TRUST_ROOTS = "linkerd-config", "linkerd-identity-trust-roots"
 
 WORKERS = 8  # objects that are reconciled at once. Each needs a few requests, so the API server is the limit.
 MOST_TRANSITIONS = 30  # transitions in one reconciliation. More would mean that two rules contradict each other.
+MARK_KEY_READS = Backoff(first=1.0, most=60.0)
 TICK = 5.0  # seconds between two checks of what time alone changes
 NOTIFIED_PER_SECOND = 50.0  # Members a second that learn of new settings: a fleet must not fetch them all at once
 MOST_RECHECKED = 200  # Leases that are read again in one round
@@ -114,6 +118,7 @@ class Controller:
         self._cluster = cluster
         self._locations = locations
         self._now = now
+        self._draw = draw
         self._malformed = MalformedLog(now)
         self.state = ClusterState(locations.namespace, locations.linkerd, self._malformed)
         self._executor = Executor(cluster, lambda: self.state.issuer, now)
@@ -131,6 +136,7 @@ class Controller:
         }
         self._notifier = Notifier(self._events, subjects)
         self._group_uids: dict[Key, str] = {}  # of the groups that were reconciled
+        self._group_accepted: dict[Key, Condition] = {}  # their conditions, as their members were reconciled with
 
     async def run(self) -> None:
         """Watch and reconcile until cancelled."""
@@ -141,18 +147,37 @@ class Controller:
                 nursery.start_soon(supervise, f"watch of {watch.resource.plural}", follow)
             nursery.start_soon(self._watch_outages)
             await self.ready.wait()  # until every watch has listed its objects
+            await self._read_mark_key()  # before the first decision; a failure is tried again below
             state.liveness.watching_since = self._now()
             self._start_all()
             log.info("controller: %d groups, %d members", len(state.groups.objects), len(state.members.objects))
             nursery.start_soon(self._queue.run, WORKERS)
             nursery.start_soon(supervise, "clock", self._tick)
-            sweeps = partial(run_sweeps, self._cluster, state.groups, state.members, self._now, self._malformed)
+            if state.mark_key is None:
+                nursery.start_soon(supervise, "key of marks", self._await_mark_key)
+            sweeps = partial(run_sweeps, self._cluster, state.namespaces, state.members, self._now, self._malformed)
             nursery.start_soon(supervise, "accounts", sweeps)
             warner = HeadlessWarner(
                 self._cluster, state.readable_groups, self._events, self._malformed, self._observe_services
             )
             nursery.start_soon(supervise, "headless Services", warner.run)
             nursery.start_soon(supervise, "events", self._events.run)
+
+    async def _await_mark_key(self) -> None:
+        attempts = Attempts()
+        while self.state.mark_key is None:
+            await trio.sleep(attempts.failed(MARK_KEY_READS, self._draw()))
+            await self._read_mark_key()
+        self._members_changed(list(self.state.members.objects))
+
+    async def _read_mark_key(self) -> None:
+        """Read the key of marks, and make one if there is none. A fault is stored, and Members wait."""
+        try:
+            self.state.mark_key = await read_or_make_key(self._cluster, self._locations.namespace)
+            self.state.mark_fault = None
+        except (ClusterError, *MALFORMED) as problem:
+            self.state.mark_fault = f"the controller can recognise no member: {fault_text(problem)}"
+            log.error("%s", self.state.mark_fault)
 
     def _watches(self) -> list[Watch]:
         state, linkerd = self.state, self._locations.linkerd
@@ -243,9 +268,11 @@ class Controller:
         return False
 
     def _groups_changed(self, keys: list[Key]) -> None:
-        for namespace, name in keys:
-            self._queue.add_nowait(WorkItem("WorkloadGroup", (namespace, name)))
-            self._members_changed(self.state.members_of(namespace, name))
+        beside = self.state.groups_changed({namespace for namespace, _ in keys})
+        for key in dict.fromkeys((*keys, *beside)):
+            self._queue.add_nowait(WorkItem("WorkloadGroup", key))
+        for key in keys:
+            self._members_changed(self.state.members_of(*key))
 
     def _mesh_changed(self, _: list[Key]) -> None:
         if self._refresh_mesh():
@@ -308,27 +335,22 @@ class Controller:
         found = state.groups.objects.get(key)
         if self._group_uids.get(key) != uid_of(found):
             # The group was deleted, and perhaps created again under this name: forget the former one.
-            state.group_refusals.pop(key, None)
             state.published.pop(key, None)
             state.opaque_mismatches.pop(key, None)
             self._notifier.forget_group(key)
             self._group_uids[key] = uid_of(found)
         if found is None:
             self._group_uids.pop(key, None)
+            self._group_accepted.pop(key, None)
             return None
         members = state.members_of(*key)
-        others = [one for where, one in state.groups.objects.items() if where[0] == key[0]]
-        refused = namespace_fault(key[0], self._locations.namespace, self._locations.linkerd) is not None
-        condition = accepted_condition(found, others, members=len(members), refused_namespace=refused)
-        refusal = None if condition.status else f"{condition.reason}: {condition.message}"
-        if state.group_refusals.get(key) != refusal:
-            if refusal is None:
-                del state.group_refusals[key]
-            else:
-                state.group_refusals[key] = refusal
+        condition = state.accepted(key)
+        if self._group_accepted.get(key) != condition:
+            self._group_accepted[key] = condition
             self._members_changed(members)
         group, pause = state.group(key), None
-        if group is not None and not found["metadata"].get("deletionTimestamp"):
+        is_refused = condition.reason == NAMESPACE_REFUSED  # the controller has no rights there
+        if group is not None and not found["metadata"].get("deletionTimestamp") and not is_refused:
             pause = await self._publish(key, group)
         conditions = [condition]
         if key in state.opaque_mismatches:
@@ -393,6 +415,22 @@ class Controller:
         for number, member in enumerate(state.members_of(*key)):
             self._queue.add_later_nowait(WorkItem("Member", member), number / NOTIFIED_PER_SECOND)
         return None
+
+
+async def read_or_make_key(cluster: Sender, namespace: str) -> MarkKey:
+    """Read the key of marks, or create one. Raises ClusterError, ValueError."""
+    asked = get(SECRETS, namespace, MARK_SECRET)
+    try:
+        return read_key(await cluster.send(asked))
+    except ApiRefusal as refusal:
+        if refusal.status != 404:
+            raise
+    try:
+        return read_key(await cluster.send(create(SECRETS, namespace, key_object(namespace, os.urandom(KEY_BYTES)))))
+    except ApiRefusal as refusal:
+        if refusal.status != 409:
+            raise
+    return read_key(await cluster.send(asked))  # another replica was faster
 
 
 async def recheck_leases(cluster: Sender, silent: Iterable[Key]) -> tuple[list[Object], set[Key]]:

@@ -1,7 +1,7 @@
 """Deletes accounts that nothing else deletes: expired join accounts, and machines' accounts without a Member."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -21,10 +21,12 @@ EVERY = 30.0  # seconds between two rounds
 GRACE = 60.0  # seconds for which a new account may have no Member in the cache: the machine may be joining
 
 
-async def run_sweeps(cluster: Sender, groups: Cache, members: Cache, now: Now, malformed: MalformedLog) -> None:
-    """Sweep the namespaces with groups until cancelled. A failure is logged, and the next round tries again."""
+async def run_sweeps(
+    cluster: Sender, namespaces: Callable[[], Iterable[str]], members: Cache, now: Now, malformed: MalformedLog
+) -> None:
+    """Sweep these namespaces with groups until cancelled. A failure is logged, and the next round tries again."""
     while True:
-        for namespace in sorted({namespace for namespace, _ in groups.objects}):
+        for namespace in namespaces():
             try:
                 names = {name for where, name in members.objects if where == namespace}
                 await sweep(cluster, namespace, names, now, malformed)

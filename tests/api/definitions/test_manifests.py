@@ -229,7 +229,7 @@ def test_the_policy_covers_all_that_the_controller_creates_or_deletes() -> None:
     rules = spec(CONTROLLER_POLICY)["matchConstraints"]["resourceRules"]
     assert {resource for rule in rules for resource in rule["resources"]} == {
         "members", "workloadgroups", "externalworkloads", "externalworkloads/status", "leases", "serviceaccounts",
-        "serviceaccounts/token", "configmaps",
+        "serviceaccounts/token", "configmaps", "secrets",
     }  # fmt: skip
 
 

@@ -6,10 +6,26 @@ from typing import Any
 import pytest
 
 from exclave.api.member import Condition
+from exclave.api.requests import Object
 from exclave.controller.policy.admit import AdmitResult, address_refusal, admit, is_listed_elsewhere
+from exclave.controller.policy.mark import mark_of
 from exclave.controller.policy.snapshot import Neighbour
 
-from ..snapshots import ADDRESS, ADMITTED, GROUP, MESH, NOW, make_member, make_snapshot, settled_snapshot, with_status
+from ..snapshots import (
+    ADDRESS,
+    ADMITTED,
+    GROUP,
+    MARK_KEY,
+    MESH,
+    NAME,
+    NOW,
+    make_member,
+    make_snapshot,
+    marked,
+    settled_snapshot,
+    with_metadata,
+    with_status,
+)
 
 YES = AdmitResult(True, "Admitted", "a member of group web")
 TWIN = Neighbour("shop", "web-aaaaa-1", "0123456789abcdef", live=True)
@@ -149,7 +165,58 @@ def test_judgement(spec: dict[str, Any], changes: dict[str, Any], wanted: AdmitR
     ],
 )
 def test_an_admitted_member_stays_admitted_although(changes: dict[str, Any]) -> None:
-    assert admit(make_snapshot(with_status(make_member(), ADMITTED), **changes)) == YES
+    assert admit(make_snapshot(marked(with_status(make_member(), ADMITTED)), **changes)) == YES
+
+
+def renamed(name: str, **metadata: Any) -> Object:
+    """An admitted Member of another name or place."""
+    return with_metadata(with_status(make_member(), ADMITTED), name=name, **metadata)
+
+
+FORGED: dict[str, tuple[Object, dict[str, Any], str]] = {
+    "with the condition alone, and another's address": (
+        with_status(make_member(addresses=["192.0.2.7"]), ADMITTED), {}, "AddressRefused",
+    ),
+    "with another Member's mark": (
+        with_status(make_member(addresses=["192.0.2.7"]), ADMITTED, mark=mark_of(MARK_KEY, renamed("web-k7q2x-2"))),
+        {}, "AddressRefused",
+    ),
+    "with the mark of an earlier Member of its name": (
+        with_status(
+            make_member(addresses=["192.0.2.7"]), ADMITTED, mark=mark_of(MARK_KEY, renamed(NAME, uid="former"))
+        ),
+        {}, "AddressRefused",
+    ),
+    "older than the key, but without an account": (
+        with_status(make_member(addresses=["192.0.2.7"]), ADMITTED), {"adoption": "refused"}, "AddressRefused",
+    ),
+    "of a group that is not accepted": (
+        with_status(make_member(), ADMITTED), {"group_refusal": "Invalid: it is not"}, "GroupNotAccepted",
+    ),
+    "in a namespace that may have no groups, though marked": (
+        marked(with_status(make_member(), ADMITTED)), {"namespace_refusal": "is Linkerd's"}, "GroupNotAccepted",
+    ),
+    "whose slot is written otherwise": (renamed("web-k7q2x-01"), {}, "GroupNotFound"),
+    "whose token id is too long": (renamed("web-green-k7q2x1-1"), {}, "GroupNotFound"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("member", "changes", "reason"), FORGED.values(), ids=FORGED)
+def test_no_condition_makes_a_member_of_one(member: Object, changes: dict[str, Any], reason: str) -> None:
+    result = admit(make_snapshot(member, **changes))
+    assert (result.admitted, result.reason) == (False, reason)
+
+
+def test_without_the_key_of_marks_a_member_stays_and_a_new_one_waits() -> None:
+    assert admit(make_snapshot(with_status(make_member(), ADMITTED), mark_key=None)) == YES
+    waiting = admit(make_snapshot(mark_key=None, mark_fault="it is damaged"))
+    assert waiting == AdmitResult(False, "NotReady", "it is damaged")
+
+
+def test_a_member_of_an_earlier_version_stays_while_its_accounts_cannot_be_read() -> None:
+    member = with_status(make_member(addresses=["192.0.2.7"]), ADMITTED)
+    assert admit(make_snapshot(member, adoption="unknown")) == YES
+    assert admit(make_snapshot(member, adoption="adopted")) == YES
 
 
 def test_a_refusal_holds_unless_the_controller_itself_was_not_ready() -> None:

@@ -14,6 +14,7 @@ from exclave.api.member import Condition, make_condition
 from exclave.api.names import DRAIN
 from exclave.api.requests import EXTERNAL_WORKLOADS, Object, patch
 from exclave.api.workload.withdrawal import NOTICE, SETTLE, withdrawal
+from exclave.controller.policy.mark import mark_of
 from exclave.controller.policy.register import register, wanted_workload
 from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave.controller.policy.transitions import (
@@ -27,6 +28,7 @@ from exclave.controller.policy.transitions import (
     next_removal,
     next_transition,
     retire_workload,
+    signing_fault,
 )
 from exclave.identity.storage import generate_key
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
@@ -36,6 +38,7 @@ from ..snapshots import (
     GROUP,
     KEY,
     LIVE,
+    MARK_KEY,
     MESH,
     NAME,
     NAMESPACE,
@@ -45,6 +48,7 @@ from ..snapshots import (
     executed,
     make_member,
     make_snapshot,
+    marked,
     settled_snapshot,
     with_status,
 )
@@ -277,7 +281,7 @@ def test_a_crash_between_any_two_transitions_changes_nothing_in_the_end() -> Non
 
 def test_an_admitted_member_that_would_be_refused_today_loses_only_its_ports() -> None:
     snapshot = settled_snapshot()
-    stranger = merge_patch(snapshot.member, {"status": {"conditions": []}, "spec": OUTSIDE})
+    stranger = merge_patch(snapshot.member, {"status": {"conditions": [], "mark": None}, "spec": OUTSIDE})
     assert isinstance(refused := next_transition(snapshot.replaced(member=stranger)), WriteStatus)
     assert [one["reason"] for one in refused.patch["status"]["conditions"]] == ["AddressRefused"]
     last_good = merge_patch(snapshot.member, {"spec": OUTSIDE})
@@ -289,8 +293,8 @@ def test_an_admitted_member_that_would_be_refused_today_loses_only_its_ports() -
     assert registered["message"] == ("no port is listed: 192.0.2.7 lies in none of the group's networks: 10.77.0.0/24")
 
 
-NOT_LIVE_SINCE = with_status(
-    make_member(90 * 86400.0), ADMITTED, REGISTERED, replace(LIVE, status=False, reason="NotLive")
+NOT_LIVE_SINCE = marked(
+    with_status(make_member(90 * 86400.0), ADMITTED, REGISTERED, replace(LIVE, status=False, reason="NotLive"))
 )
 
 
@@ -329,6 +333,64 @@ def test_a_silent_member_is_deleted_at_once_when_a_new_member_of_its_group_has_i
 def test_a_silent_member_is_not_deleted_for(change: dict[str, Any]) -> None:
     snapshot = settled_snapshot(live=False).replaced(member=NOT_LIVE_SINCE, neighbours=(replace(HEIR, **change),))
     assert not isinstance(next_transition(snapshot), DeleteMember)
+
+
+OLDER = with_status(make_member(2 * 86400.0), ADMITTED, REGISTERED, LIVE)  # than the key of marks
+UNDER_WAY: dict[str, Any] = {"has_lease": True, "has_heartbeat": True, "live": True}
+
+
+def test_a_member_of_an_earlier_version_is_marked_before_anything_is_signed_for_it() -> None:
+    snapshot = make_snapshot(OLDER, **UNDER_WAY, workload=settled_snapshot().workload)
+    assert next_transition(snapshot) is Action.ADOPT
+    adopted = snapshot.replaced(adoption="adopted")
+    first = next_transition(adopted)
+    assert isinstance(first, WriteStatus)
+    assert first.patch["status"]["mark"] == mark_of(MARK_KEY, OLDER)
+    marked_one = executed(first, adopted)
+    assert next_transition(marked_one) is Action.SIGN
+    assert next_transition(marked_one.replaced(adoption="unread")) is Action.SIGN, "known by its mark from now on"
+
+
+def test_a_member_of_an_earlier_version_gets_nothing_while_its_accounts_cannot_be_read() -> None:
+    snapshot = make_snapshot(OLDER, **UNDER_WAY, workload=settled_snapshot().workload, adoption="unknown")
+    first = next_transition(snapshot)
+    assert isinstance(first, WriteStatus)
+    assert "mark" not in first.patch["status"]
+    (certified,) = [one for one in first.patch["status"]["conditions"] if one["type"] == "Certified"]
+    assert (certified["status"], certified["reason"]) == ("False", "NotReady")
+    after = next_transition(executed(first, snapshot))
+    assert after is None or isinstance(after, RecheckAfter)
+
+
+def test_a_younger_member_without_a_mark_is_decided_as_a_new_one() -> None:
+    member = with_status(make_member(addresses=["192.0.2.7"]), ADMITTED)
+    refused = next_transition(make_snapshot(member, **UNDER_WAY))
+    assert isinstance(refused, WriteStatus)
+    assert [one["reason"] for one in refused.patch["status"]["conditions"]] == ["AddressRefused"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        pytest.param({"mark_key": None, "mark_fault": "it is damaged"}, "NotReady", id="the key of marks"),
+        pytest.param({"shares_account": True, "group_refusal": "x"}, "AccountShared", id="an account of its own"),
+        pytest.param({"group": replace(GROUP, spec=replace(GROUP.spec, networks=("192.0.2.0/24",)))}, "AddressRefused",
+                     id="an address in its group's networks"),
+    ],
+)  # fmt: skip
+def test_a_member_is_not_certified_without(changes: dict[str, Any], reason: str) -> None:
+    fault = signing_fault(settled_snapshot(**changes))
+    assert fault is not None and fault[0] == reason
+    assert signing_fault(settled_snapshot()) is None
+
+
+def test_a_member_for_which_nothing_was_ever_made_is_refused_and_released() -> None:
+    refused = {"namespace_refusal": "belongs to Linkerd"}
+    first = next_transition(make_snapshot(with_status(make_member(finalizer=False), ADMITTED), **refused))
+    assert isinstance(first, WriteStatus)
+    assert [one["reason"] for one in first.patch["status"]["conditions"]] == ["GroupNotAccepted"]
+    assert next_transition(make_snapshot(make_member(deleting=True), **refused)) is Action.RELEASE_MEMBER
+    assert next_transition(make_snapshot(make_member(deleting=True, finalizer=False), **refused)) is None
 
 
 def test_without_the_admission_policies_nothing_is_delivered_or_signed() -> None:

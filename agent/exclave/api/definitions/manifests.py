@@ -2,11 +2,9 @@
 
 from typing import Any
 
+from exclave.api.names import GROUP_PATTERN, TAIL_PATTERN
 from exclave.api.requests import Object, Resource
 from exclave.kit.formats.yaml_template import fill_template
-
-_NAME = "[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?"
-_TAIL = "[a-z0-9]{5}-[1-9][0-9]{0,2}"
 
 
 def custom_resource_definitions() -> list[Object]:
@@ -17,7 +15,7 @@ def custom_resource_definitions() -> list[Object]:
 def admission_objects(controller_namespace: str) -> list[Object]:
     """Both policies with their bindings, in the order in which they are installed, before all Roles."""
     return fill_template(
-        __package__, "admission.yaml", NAME=_NAME, TAIL=_TAIL, CONTROLLER_NAMESPACE=controller_namespace
+        __package__, "admission.yaml", NAME=GROUP_PATTERN, TAIL=TAIL_PATTERN, CONTROLLER_NAMESPACE=controller_namespace
     )
 
 

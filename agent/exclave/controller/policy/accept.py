@@ -11,6 +11,8 @@ from exclave.api.names import GROUP_FINALIZER
 from exclave.api.requests import Object
 
 ACCEPTED = "Accepted"
+NAMESPACE_REFUSED = "NamespaceRefused"  # reason: no group may be in its namespace
+ACCOUNT_SHARED = "AccountShared"  # reason: an older group has the same ServiceAccount
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ def accepted_condition(group: Object, others: Iterable[Object], *, members: int,
         return _no("Deleting", f"it goes when its members have gone: {members} left; kubectl exclave member list")
     if refused_namespace:
         return _no(
-            "NamespaceRefused", f"machines have no business in namespace {metadata['namespace']}: give them their own"
+            NAMESPACE_REFUSED, f"machines have no business in namespace {metadata['namespace']}: give them their own"
         )
     if (why := name_fault(metadata["name"])) is not None:
         return _no("Invalid", f"{metadata['name']!r} {why}")
@@ -44,7 +46,7 @@ def accepted_condition(group: Object, others: Iterable[Object], *, members: int,
     for other in others:
         if other["metadata"]["name"] != metadata["name"] and account_of(other) == account and _age(other) < _age(group):
             return _no(
-                "AccountShared",
+                ACCOUNT_SHARED,
                 f"group {other['metadata']['name']} has ServiceAccount {account} already, and two groups with one "
                 "identity would be one: name another in spec.serviceAccount",
             )

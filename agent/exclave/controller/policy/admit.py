@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from exclave.api.csr import read_csr
 from exclave.api.delivery import read_delivery_key
 from exclave.api.member import MemberView
-from exclave.api.names import group_of_member
+from exclave.api.names import MARK_SECRET, parse_member_name
 from exclave.controller.policy.claims import lies_within, neighbour_of, plain_address
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Neighbour
 
@@ -13,6 +13,9 @@ ABANDONED_AFTER = 600.0  # seconds after which a Member that waits to be admitte
 REFUSED_AFTER = 20.0  # seconds after which a refused Member is deleted; its machine reads it every 2 s at the latest
 NOT_READY = "NotReady"  # reason of a refusal that is none yet: the machine waits
 GUARD_MISSING = "GuardMissing"  # for all Members, until an admin installs the policies again
+
+NO_MARK_KEY = f"the controller has not read Secret {MARK_SECRET} yet"
+ADMITTED_WORDS = ("Admitted", "it was admitted before")
 
 ISSUER_EXPIRED = "the issuer's certificate, or one above it, has expired: nobody can be certified before it is renewed"
 
@@ -29,8 +32,12 @@ class AdmitResult:
 def admit(snapshot: MemberSnapshot) -> AdmitResult:
     """Admit or refuse a Member that is not being deleted."""
     view, group = snapshot.view, snapshot.group
-    if view.admitted is not None and view.admitted.status:
-        return AdmitResult(True, view.admitted.reason, view.admitted.message)
+    if (foreign := foreign_refusal(snapshot)) is not None:
+        return foreign
+    if snapshot.is_proven or snapshot.is_reported:
+        admitted = view.admitted
+        words = (admitted.reason, admitted.message) if admitted is not None and admitted.status else ADMITTED_WORDS
+        return AdmitResult(True, *words)
     if is_refused(view):
         # Its machine has read this and ended the join. Admitted later, it would be a member without a machine.
         assert view.admitted is not None
@@ -38,7 +45,7 @@ def admit(snapshot: MemberSnapshot) -> AdmitResult:
     if snapshot.admission_fault is not None:
         return _no(GUARD_MISSING, snapshot.admission_fault)
     if group is None:
-        name = group_of_member(view.name)
+        name = parse_member_name(view.name).group
         return _no("GroupNotFound", f"there is no WorkloadGroup {name} in namespace {snapshot.namespace}")
     if snapshot.group_refusal is not None:
         return _no("GroupNotAccepted", f"group {group.name} takes no new members: {snapshot.group_refusal}")
@@ -46,6 +53,17 @@ def admit(snapshot: MemberSnapshot) -> AdmitResult:
         _keys_refusal(view) or _machine_refusal(snapshot) or address_refusal(snapshot, group) or _mesh_refusal(snapshot)
     )
     return refusal or AdmitResult(True, "Admitted", f"a member of group {group.name}")
+
+
+def foreign_refusal(snapshot: MemberSnapshot) -> AdmitResult | None:
+    """The reason why this Member can never have been a member, by its namespace or name; None if it can."""
+    if snapshot.namespace_refusal is not None:
+        return _no("GroupNotAccepted", f"namespace {snapshot.namespace} {snapshot.namespace_refusal}")
+    try:
+        parse_member_name(snapshot.view.name)
+    except ValueError as problem:
+        return _no("GroupNotFound", str(problem))
+    return None
 
 
 def is_refused(view: MemberView) -> bool:
@@ -63,6 +81,8 @@ def _no(reason: str, message: str) -> AdmitResult:
 
 def _mesh_refusal(snapshot: MemberSnapshot) -> AdmitResult | None:
     # A machine that joins treats NotReady as "wait", all other reasons as refusals.
+    if snapshot.mark_key is None:
+        return _no(NOT_READY, snapshot.mark_fault or NO_MARK_KEY)
     if snapshot.mesh is None:
         return _no(NOT_READY, snapshot.mesh_fault or "the controller can certify nobody yet")
     if snapshot.mesh.issuer_ends <= snapshot.now:
@@ -80,8 +100,8 @@ def _keys_refusal(view: MemberView) -> AdmitResult | None:
     return None
 
 
-def address_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | None:
-    """The reason why a Member may not have its stated address; None if it may. A running member may also lose it."""
+def network_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | None:
+    """The reason why a Member's stated address is not one of its group's; None if it is."""
     view = snapshot.view
     if len(view.addresses) != 1:
         return _no("AddressRefused", f"one address was expected, found {len(view.addresses)}")
@@ -93,7 +113,14 @@ def address_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | Non
         return _no("AddressRefused", f"{stated!r} is not an address, or one of {networks} no network")
     if not is_ours:
         return _no("AddressRefused", f"{address} lies in none of the group's networks: {networks}")
-    mine = _mine(snapshot, group)
+    return None
+
+
+def address_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | None:
+    """The reason why a Member may not have its stated address; None if it may. A running member may also lose it."""
+    if (refusal := network_refusal(snapshot, group)) is not None:
+        return refusal
+    address, mine = plain_address(snapshot.view.addresses[0]), _mine(snapshot, group)
     for other in snapshot.neighbours:
         if other.owns(address) and not (mine.owns(address) and mine.rank_at(address) < other.rank_at(address)):
             found = f"{address} is the address of the living member {other.name}"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from exclave.api.group import GroupSpec
 from exclave.api.identity import MeshIdentity
@@ -12,8 +12,11 @@ from exclave.api.names import CORDONED
 from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, LinkerdSettings
 from exclave.api.workload.withdrawal import NOTICE, SETTLE
+from exclave.controller.policy.mark import MarkKey, has_mark, is_older
 
 Key = tuple[str, str]  # namespace and name of an object
+Adoption = Literal["unread", "adopted", "refused", "unknown"]
+"""Whether an earlier version admitted a Member. `unknown`: its accounts cannot be read now."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,11 @@ class MemberSnapshot:
     admission_fault: str | None = None  # how the admission policies differ from the installed ones
     mesh_fault: str | None = None  # why there is no `mesh`
     group_refusal: str | None = None  # why the group accepts no new members
+    shares_account: bool = False  # an older group has the group's ServiceAccount
+    namespace_refusal: str | None = None  # why no group may be in its namespace
+    mark_key: MarkKey | None = None
+    mark_fault: str | None = None  # why there is no `mark_key`
+    adoption: Adoption = "unread"
     neighbours: tuple[Neighbour, ...] = ()  # the other Members with the same machine or address
     workload: Object | None = None  # its ExternalWorkload
     has_account: bool = False
@@ -119,6 +127,31 @@ class MemberSnapshot:
     def view(self) -> MemberView:
         """The parsed Member."""
         return view_member(self.member)
+
+    @property
+    def is_proven(self) -> bool:
+        """True if this controller, or an earlier version, certainly admitted it."""
+        return self.is_marked or self.adoption == "adopted"
+
+    @property
+    def is_marked(self) -> bool:
+        """True if its status has its mark."""
+        return self.mark_key is not None and has_mark(self.mark_key, self.member, self.view.mark)
+
+    @property
+    def is_reported(self) -> bool:
+        """True if only its condition `Admitted` says that it was admitted, and nothing can prove or refute that now."""
+        if self.is_proven or self.view.admitted is None or not self.view.admitted.status:
+            return False
+        return self.mark_key is None or self.adoption == "unknown"
+
+    @property
+    def awaits_adoption(self) -> bool:
+        """True if an earlier version may have admitted it, and its account has not been read yet."""
+        if self.mark_key is None or self.adoption != "unread" or self.is_marked:
+            return False
+        admitted = self.view.admitted
+        return admitted is not None and admitted.status and is_older(self.member, self.mark_key)
 
     @property
     def cordoned(self) -> bool:

@@ -16,14 +16,19 @@ from exclave.api.requests import Object, Request
 from exclave.controller.policy.admit import (
     ABANDONED_AFTER,
     ISSUER_EXPIRED,
+    NO_MARK_KEY,
+    NOT_READY,
     REFUSED_AFTER,
     AdmitResult,
     address_refusal,
     admit,
+    foreign_refusal,
     is_refused,
+    network_refusal,
 )
 from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.liveness import FORGET_CLONE
+from exclave.controller.policy.mark import mark_of
 from exclave.controller.policy.register import is_ready, register, withdraw
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
@@ -38,6 +43,7 @@ class Action(Enum):
     ADD_FINALIZER = "AddFinalizer"  # to the Member, before anything is created for it
     MAKE_ACCOUNT = "MakeAccount"
     MAKE_LEASE = "MakeLease"  # an empty one
+    ADOPT = "Adopt"  # find out whether an earlier version admitted the Member: its account exists then
     SIGN = "Sign"  # its CSR, after Member and group were read again
     SEAL = "Seal"  # a token of its account, encrypted to its delivery key
     DELETE_ACCOUNT = "DeleteAccount"  # and with it all its tokens
@@ -99,12 +105,16 @@ Transition = Action | PutWorkload | WriteStatus | MarkNotReady | DeleteMember | 
 def next_transition(snapshot: MemberSnapshot) -> Transition | None:
     """The next transition of this Member; None if there is nothing to do until something changes."""
     view = snapshot.view
+    if foreign_refusal(snapshot) is not None:
+        return _end_foreign(snapshot)
     if view.deleting:
         return next_removal(snapshot) if FINALIZER in view.finalizers else None
     if FINALIZER not in view.finalizers:
         # Nothing was created for this Member yet. The Lease is a former Member's of this name, whose finalizer somebody
         # removed by hand, so its renewals prove nothing about this one.
         return Action.DELETE_LEASE if snapshot.has_lease and view.admitted is None else Action.ADD_FINALIZER
+    if snapshot.awaits_adoption:
+        return Action.ADOPT
     result = admit(snapshot)
     if not result.admitted:
         return _refuse(snapshot, result)
@@ -114,11 +124,23 @@ def next_transition(snapshot: MemberSnapshot) -> Transition | None:
         return DeleteMember("it never sent a heartbeat")
     if (why := _end_of(snapshot, snapshot.group)) is not None:
         return DeleteMember(why)
-    if not snapshot.has_account and not snapshot.has_heartbeat and snapshot.admission_fault is None:
+    if not snapshot.has_account and not snapshot.has_heartbeat and _may_have_keys(snapshot):
         return Action.MAKE_ACCOUNT
     if not snapshot.has_lease:
         return Action.MAKE_LEASE
     return _serve(snapshot, snapshot.group, snapshot.mesh, result)
+
+
+def _end_foreign(snapshot: MemberSnapshot) -> Transition | None:
+    """The next transition of a Member for which the controller never created anything: refuse and delete it."""
+    if snapshot.view.deleting:
+        return Action.RELEASE_MEMBER if FINALIZER in snapshot.view.finalizers else None
+    return _refuse(snapshot, admit(snapshot))
+
+
+def _may_have_keys(snapshot: MemberSnapshot) -> bool:
+    """True if the Member may get an account, a credential and certificates now."""
+    return snapshot.admission_fault is None and snapshot.mark_key is not None and not snapshot.is_reported
 
 
 def next_removal(snapshot: MemberSnapshot) -> Transition:
@@ -193,10 +215,10 @@ def _serve(snapshot: MemberSnapshot, group: Group, mesh: Mesh, result: AdmitResu
         return PutWorkload(step)
     if snapshot.has_heartbeat and snapshot.signed is None and (patch := status_patch(snapshot, result)):
         return WriteStatus(patch)  # before a renewal, which may fail; a joining machine gets everything at once
-    if snapshot.signed is None and _awaits_certificate(snapshot) and _signing_fault(snapshot) is None:
+    if snapshot.signed is None and _awaits_certificate(snapshot) and signing_fault(snapshot) is None:
         return Action.SIGN
     has_credential = snapshot.has_heartbeat or snapshot.view.credential is not None or snapshot.sealed is not None
-    if not has_credential and snapshot.admission_fault is None:
+    if not has_credential and _may_have_keys(snapshot):
         return Action.SEAL
     if patch := status_patch(snapshot, result):
         return WriteStatus(patch)
@@ -237,6 +259,8 @@ def status_patch(snapshot: MemberSnapshot, result: AdmitResult) -> Object:
         wanted["externalWorkload"] = workload
     if snapshot.cordoned != view.cordoned:
         wanted["cordoned"] = snapshot.cordoned
+    if snapshot.mark_key is not None and not snapshot.is_reported and not snapshot.is_marked:
+        wanted["mark"] = mark_of(snapshot.mark_key, snapshot.member)
     if snapshot.settings_digest and snapshot.settings_digest != view.settings:
         wanted["settings"] = snapshot.settings_digest
     return {"status": wanted} if wanted else {}
@@ -269,10 +293,18 @@ def _awaits_certificate(snapshot: MemberSnapshot) -> bool:
     return bool(view.csr) and csr_sha256(view.csr) != (view.certificate.csr_sha256 if view.certificate else "")
 
 
-def _signing_fault(snapshot: MemberSnapshot) -> tuple[str, str] | None:
-    """Reason and message if its CSR must not be signed, else None."""
+def signing_fault(snapshot: MemberSnapshot) -> tuple[str, str] | None:
+    """Reason and message if its CSR must not be signed, else None. No condition of the Member is asked."""
     if snapshot.admission_fault is not None:
         return "GuardMissing", snapshot.admission_fault
+    if snapshot.mark_key is None:
+        return NOT_READY, snapshot.mark_fault or NO_MARK_KEY
+    if snapshot.is_reported:
+        return NOT_READY, "the controller cannot read the accounts of its namespace, by which it recognises its members"
+    if snapshot.shares_account:
+        return "AccountShared", f"its group is not accepted: {snapshot.group_refusal}"
+    if snapshot.group is not None and (refusal := network_refusal(snapshot, snapshot.group)) is not None:
+        return refusal.reason, refusal.message
     if snapshot.mesh is not None and snapshot.mesh.issuer_ends <= snapshot.now:
         return "IssuerExpired", ISSUER_EXPIRED
     try:
@@ -283,7 +315,7 @@ def _signing_fault(snapshot: MemberSnapshot) -> tuple[str, str] | None:
 
 
 def _certified(snapshot: MemberSnapshot) -> Condition | None:
-    fault = _signing_fault(snapshot) if _awaits_certificate(snapshot) and snapshot.signed is None else None
+    fault = signing_fault(snapshot) if _awaits_certificate(snapshot) and snapshot.signed is None else None
     if fault is not None:
         reason, message = fault
         return Condition(CERTIFIED, False, reason, f"no certificate is signed: {message}")
