@@ -339,7 +339,7 @@ async def test_two_agents_on_one_copied_folder_report_each_other_and_each_others
             identities[1].renew_at.set(0.0)
             text = await identities[0].foreign.wait_for(lambda text: text is not None)
             assert text is not None
-            assert text.startswith("certificates were signed as this member for keys that this machine never had: ")
+            assert text.startswith("certificates were signed as this member for keys that this machine does not have: ")
             assert identities[1].foreign.value is None
             identities[0].renew_at.set(0.0)
             assert await identities[1].foreign.wait_for(lambda text: text is not None)

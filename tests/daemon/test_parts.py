@@ -387,8 +387,9 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         Problem(
             "key-not-ours",
             "one was signed",
-            "somebody else has this member's credential: have it evicted (kubectl exclave member evict web-k7q2x-1 "
-            "-n shop), then join again",
+            "if this machine was restored from a snapshot, the key was its own, which the snapshot does not have; "
+            "otherwise somebody else has this member's credential: have it evicted (kubectl exclave member evict "
+            "web-k7q2x-1 -n shop), then join again",
         ),
     ),
     "a proxy that refuses every query": (

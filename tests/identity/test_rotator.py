@@ -53,7 +53,7 @@ def test_keys_of_others(issued: str, own: str, foreign: str) -> None:
 def test_they_are_described_with_serial_and_time() -> None:
     assert describe_foreign(()) is None
     assert describe_foreign([Issued("7a", "k", "2027-01-15T08:00:00Z"), Issued("7b", "k", "2027-01-15T09:00:00Z")]) == (
-        "certificates were signed as this member for keys that this machine never had: 7a at 2027-01-15T08:00:00Z, "
+        "certificates were signed as this member for keys that this machine does not have: 7a at 2027-01-15T08:00:00Z, "
         "7b at 2027-01-15T09:00:00Z"
     )
 
@@ -370,7 +370,9 @@ async def test_a_certificate_for_a_foreign_key_is_reported_also_by_the_next_agen
     async with world.identity() as identity:
         await serial(identity, 2)
         assert identity.foreign.value is None
-    told = f"certificates were signed as this member for keys that this machine never had: 3 at {rfc3339(world.now())}"
+    told = (
+        f"certificates were signed as this member for keys that this machine does not have: 3 at {rfc3339(world.now())}"
+    )
     world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"spec": {"csr": make_csr(generate_key(), MEMBER)}})
     async with world.identity() as identity:
         assert await identity.foreign.wait_for(lambda text: text is not None) == told

@@ -174,7 +174,7 @@ async def agent(thread: ClusterThread, config: Config) -> AsyncIterator[Agent]:
             yield Agent(config, record, member, identity)
 
 
-NOT_OURS = "certificates were signed as this member for keys that this machine never had: "
+NOT_OURS = "certificates were signed as this member for keys that this machine does not have: "
 
 
 def test_two_agents_on_one_copied_folder_are_both_told_and_so_is_the_admin(

@@ -303,7 +303,10 @@ def _reported_by_parts(parts: Parts) -> Iterator[tuple[Latest[str | None], Probl
         disk = "for a file that cannot be written, make its disk writable, then: systemctl restart exclave"
         yield parts.identity.problem, Problem("certificate-not-renewed", "", f"{controller}; {disk}")
         evict = f"kubectl exclave member evict {parts.record.member} -n {namespace}"
-        hint = f"somebody else has this member's credential: have it evicted ({evict}), then join again"
+        hint = (
+            "if this machine was restored from a snapshot, the key was its own, which the snapshot does not have; "
+            f"otherwise somebody else has this member's credential: have it evicted ({evict}), then join again"
+        )
         yield parts.identity.foreign, Problem("key-not-ours", "", hint)
     if parts.proxy is not None:
         yield (

@@ -57,7 +57,7 @@ def describe_foreign(issued: Sequence[Issued]) -> str | None:
     if not issued:
         return None
     listed = ", ".join(f"{one.serial} at {one.time}" for one in issued)
-    return f"certificates were signed as this member for keys that this machine never had: {listed}"
+    return f"certificates were signed as this member for keys that this machine does not have: {listed}"
 
 
 class Identity:
