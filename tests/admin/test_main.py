@@ -48,7 +48,7 @@ def test_every_verb_has_help_with_an_example(admin: Admin) -> None:
         ("group", "create"), ("group", "list"), ("group", "describe"), ("group", "delete"),
         ("token", "create"), ("token", "list"), ("token", "revoke"),
         ("member", "list"), ("member", "describe"), ("member", "evict"), ("member", "cordon"), ("member", "uncordon"),
-        ("completion",),
+        ("member", "renew"), ("completion",),
     ):  # fmt: skip
         typed = admin.type(*words, "--help")
         assert typed.code == 0
@@ -160,7 +160,7 @@ def test_the_parser_has_every_subject() -> None:
 ROWS: dict[str, tuple[list[str], list[str], int]] = {
     "half a subject": (["me"], ["member"], NO_FILES),
     "a subject's verbs": (
-        ["member", ""], ["cordon", "describe", "evict", "list", "uncordon"], NO_FILES,
+        ["member", ""], ["cordon", "describe", "evict", "list", "renew", "uncordon"], NO_FILES,
     ),
     "half a verb": (["token", "cre"], ["create"], NO_FILES),
     "half an option of a verb": (

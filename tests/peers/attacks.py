@@ -122,6 +122,17 @@ ATTACKS: dict[str, tuple[str, Attempt, str]] = {
         NO_METADATA,
     ),
     "a machine: a label": ("machine", patching(MINE, metadata={"labels": {"app": "db"}}), NO_METADATA),
+    "a machine: a request that it renew": (
+        "machine", patching(MINE, metadata={"annotations": {"exclave.dev/renew": "now"}}), NO_METADATA,
+    ),
+    "a machine: an answer of a megabyte": (
+        "machine",
+        patching(MINE, spec={"renewal": {"request": "r", "result": "failed", "message": "x" * 500_000}}),
+        "256",
+    ),
+    "the controller: a machine's answer": (
+        "controller", patching(MINE, spec={"renewal": {"request": "r", "result": "renewed"}}), NO_SPEC,
+    ),
     "a machine: a label on its Lease": ("machine", patching(MY_LEASE, metadata={"labels": {"a": "b"}}), NO_METADATA),
     "a machine: a new member": (
         "machine", ("POST", members(SHOP), member(f"web-{TOKEN}-1")), "a machine creates nothing but its own tokens",

@@ -3,6 +3,7 @@
 import functools
 import re
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,14 @@ from exclave.api.requests import (
 )
 from exclave.cluster.client import open_cluster
 from exclave.cluster.credential import parse_credential
+from exclave.cluster.member_cluster import open_member_cluster
 from exclave.config import Config, MemberConfig, Paths
+from exclave.ending import EndingSwitch
+from exclave.identity.rotator import REQUEST_INTERVAL, open_identity
 from exclave.join.join import join
+from exclave.kit.formats.times import rfc3339
+from exclave.member.client import open_member
+from exclave.member.record import MembershipRecord
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 from peers.kubernetes import AVAILABLE, RELEASES
@@ -77,6 +84,8 @@ async def test_from_nothing_to_a_member_and_back(server: Server, typist: Admin, 
         await wait(cluster, MEMBERS, record.member, lambda found: is_live(found))
         await look_at(typist, record.member)
 
+        await renew(typist, config, record)
+
         await typed(typist, "member", "cordon", record.member, "-n", NAMESPACE)
         await wait(cluster, MEMBERS, record.member, lambda found: found is not None and view_member(found).cordoned)
         in_use = await typed(typist, "group", "delete", "api", "-n", NAMESPACE)
@@ -105,6 +114,29 @@ async def test_from_nothing_to_a_member_and_back(server: Server, typist: Admin, 
 def is_live(found: dict[str, Any] | None) -> bool:
     live = view_member(found).live if found is not None else None
     return live is not None and live.status
+
+
+async def renew(typist: Admin, config: Config, record: MembershipRecord) -> None:
+    """A machine is asked to renew, at once and again."""
+    state, endings = config.paths.state, EndingSwitch()
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        place = (record.access, state, record.accounts_namespace, record.account)
+        cluster = await enter(open_member_cluster(*place, endings, time.time))
+        member = await enter(open_member(record, config, cluster, endings, time.time))
+        ahead = [0.0]
+        identity = await enter(open_identity(state, member, endings, lambda: time.time() + ahead[0]))
+        command = ("member", "renew", record.member, "-n", NAMESPACE)
+        soon = await typed(typist, *command)
+        assert soon.code == 3
+        reason = r"a certificate was signed less than 60 s ago: ask again in \d+ s"
+        assert re.fullmatch(f"member {record.member} not renewed: {reason}\n", soon.out)
+        ahead[0] = REQUEST_INTERVAL
+        done = await typed(typist, *command)
+        assert identity.svid.value is not None
+        ends = rfc3339(identity.svid.value.not_after)
+        assert (done.code, done.out) == (0, f"member {record.member} renewed: the certificate ends at {ends}\n")
+        assert identity.renewals == {"ok": 1}
 
 
 async def look_at(typist: Admin, name: str) -> None:

@@ -188,6 +188,7 @@ def test_a_machine_does_what_it_has_to(town: Town) -> None:
     machine = town.as_["machine"]
     for what in (
         patching(MINE, spec={"serving": True, "dataPath": "meshed"}),
+        patching(MINE, spec={"renewal": {"request": "now", "result": "renewed", "message": "until tomorrow"}}),
         patching(MY_LEASE, spec=RENEWAL),
         patching(f"{MY_WORKLOAD}/status", status={"conditions": [READY]}),
         minting(f"web.vm.{TOKEN}-1"),

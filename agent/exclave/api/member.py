@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from exclave.api.malformed import mapping_in
+from exclave.api.names import RENEW
 from exclave.api.requests import LEASES, MEMBERS, Object, Request, patch
 from exclave.kit.formats.times import rfc3339, rfc3339_micro
 
 DataPath = Literal["meshed", "outbound-open", "down"]
+
+RenewalResult = Literal["renewed", "too-soon", "failed"]
 
 
 ADMITTED, REGISTERED, LIVE = "Admitted", "Registered", "Live"
@@ -19,6 +22,9 @@ CLONED = "Cloned"  # condition of a Member that two machines have used; others l
 CERTIFIED = "Certified"  # condition of a Member whose CSR was refused once; others lack it
 
 READY = "Ready"
+
+MAX_RENEWAL_REQUEST = 64  # characters of a request for a renewal; a longer one is ignored
+MAX_RENEWAL_MESSAGE = 256  # characters of the answer's message
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,15 @@ class Issued:
 
 
 @dataclass(frozen=True)
+class Renewal:
+    """A machine's answer to an admin's request to renew its certificate: result (RenewalResult), text for a person."""
+
+    request: str
+    result: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
 class MemberView:
     """A Member's fields. `credential` is encrypted to the delivery key."""
 
@@ -66,6 +81,8 @@ class MemberView:
     addresses: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     loaded: Mapping[str, str] = field(default_factory=dict)
+    renewal_request: str = ""
+    renewal: Renewal | None = None
     deleting: bool = False
     finalizers: tuple[str, ...] = ()
     admitted: Condition | None = None
@@ -131,6 +148,8 @@ def view_member(found: Object) -> MemberView:
         addresses=_texts(spec.get("addresses")),
         facts=_words(mapping_in(spec, "facts")),
         loaded=_words(mapping_in(spec, "loaded")),
+        renewal_request=_text(mapping_in(metadata, "annotations"), RENEW),
+        renewal=_renewal(mapping_in(spec, "renewal")),
         deleting=bool(metadata.get("deletionTimestamp")),
         finalizers=_texts(metadata.get("finalizers")),
         admitted=conditions.get(ADMITTED),
@@ -194,6 +213,16 @@ def with_condition(conditions: Iterable[Object], condition: Condition, now: floa
 def heartbeat_request(namespace: str, member: str, holder: str, now: float) -> Request:
     """A renewal of a member's Lease. Source: LeaseSpec in k8s.io/api/coordination/v1/types.go."""
     return patch(LEASES, namespace, member, {"spec": {"holderIdentity": holder, "renewTime": rfc3339_micro(now)}})
+
+
+def renewal_fields(request: str, result: RenewalResult, message: str = "") -> Object:
+    """The field of the spec with a machine's answer to a request for a renewal."""
+    return {"renewal": {"request": request, "result": result, "message": message[:MAX_RENEWAL_MESSAGE]}}
+
+
+def _renewal(tree: Mapping[str, Any]) -> Renewal | None:
+    request = _text(tree, "request")
+    return Renewal(request, _text(tree, "result"), _text(tree, "message")) if request else None
 
 
 def _certificate(tree: Mapping[str, Any]) -> Certificate | None:

@@ -22,6 +22,7 @@ FINALIZER = "exclave.dev/member"  # of a Member: its account and ExternalWorkloa
 PORTS_FINALIZER = "exclave.dev/ports"  # of an ExternalWorkload: its ports are withdrawn first
 
 # Annotations.
+RENEW = "exclave.dev/renew"  # of a Member that an admin asked to renew its certificate: the request, any text
 CORDONED = "exclave.dev/cordoned"  # of a Member that an admin took out of service for a while: "true"
 EXPIRES = "exclave.dev/expires"  # of a join account: the end of its token, RFC 3339
 

@@ -1,4 +1,4 @@
-"""The commands join, leave, confirm, cleanup and proxy swap.
+"""The commands join, leave, confirm, renew, cleanup and proxy swap.
 
 If an agent runs, the command only requests the work; otherwise it does the work itself. Every command may be repeated.
 Progress goes to standard error; with `--json`, one object goes to standard output at the end.
@@ -23,7 +23,7 @@ from exclave.confirm.confirm import Unconfirmed, forget_unconfirmed, store_uncon
 from exclave.control.client import SOCKET_NAME as CONTROL
 from exclave.control.client import NoAgent, query_agent, send_command
 from exclave.daemon.teardown import clean_up, depart, forget_everything, hold_join_lock
-from exclave.errors import ExclaveError, Fault, HostError
+from exclave.errors import ExclaveError, Fault, HostError, error_object
 from exclave.host_check.check import can_change_network, check_host
 from exclave.join.join import join
 from exclave.kit.formats.times import format_duration
@@ -39,6 +39,8 @@ UNIT = "exclave.service"
 
 ANSWER_TIMEOUT = 30.0  # seconds between two answers. A working agent sends one every few seconds.
 LEAVE_TIMEOUT = 180.0  # seconds for an agent to leave: withdraw the ports, drain, end the proxy, delete the Member
+
+NOT_DONE, NO_MEMBER = 3, 4  # exit codes: not in time or too soon, as of `exclave status`: not a member
 
 NO_AGENT = "no agent runs on this machine"
 
@@ -326,6 +328,51 @@ def confirm_rules(config: Config, *, in_json: bool) -> int:
     return _print_result({"confirmed": confirmed}, in_json=in_json)
 
 
+def renew_certificate(config: Config, timeout: float, *, in_json: bool) -> int:
+    """Let the agent renew the certificate now; returns the exit code. Raises NoAgent, HostError.
+
+    `timeout`: seconds to wait for the outcome. The agent goes on after them.
+    """
+    if load_membership(config.paths.state) is None:
+        return _report_failure(NO_MEMBER, "no-member", "this machine is not a member", "exclave join", in_json=in_json)
+    deadline = time.monotonic() + timeout
+    last: dict[str, Any] = {}
+    for last in send_command(config.paths.runtime, "renew", ANSWER_TIMEOUT):
+        if "renewing" in last and time.monotonic() >= deadline:
+            text = f"no new certificate within {format_duration(timeout)}; the agent goes on trying"
+            return _report_failure(NOT_DONE, "not-in-time", text, "see why: exclave status", in_json=in_json)
+    if "tooSoon" in last:
+        text = "not renewed: the last certificate was signed less than a minute ago"
+        return _report_failure(NOT_DONE, "too-soon", text, f"try again in {last['tooSoon']} s", in_json=in_json)
+    if "error" in last:
+        error = _error_of(last, "which cannot renew on request")
+        return _report_failure(error["code"], error["word"], error["message"], error["hint"], in_json=in_json)
+    if "renewed" not in last:
+        raise NoAgent
+    _report(f"renewed: the new certificate ends at {last['renewed']['notAfter']}")
+    return _print_result(last, in_json=in_json)
+
+
+def _error_of(answer: dict[str, Any], inability: str) -> dict[str, Any]:
+    """The error of an answer. Raises HostError if the agent does not have the command."""
+    error: dict[str, Any] = answer["error"]
+    if "code" not in error:
+        raise HostError(
+            Fault.ANOTHER_AGENT,
+            f"the running agent is an older version, {inability}",
+            "let the new version take over, which does not affect traffic: systemctl reload exclave",
+        )
+    return error
+
+
+def _report_failure(code: int, word: str, message: str, hint: str, *, in_json: bool) -> int:
+    if in_json:
+        print(json.dumps(error_object(code, word, message, hint)))
+    else:
+        _report(f"exclave: {message}\n  to do: {hint}")
+    return code
+
+
 def clean_up_without_agent(config: Config, *, in_json: bool) -> int:
     """Remove rules, proxies and link; needs no membership. Returns the exit code. Refuses if an agent runs."""
     hint = "stop it first, or leave with exclave leave"
@@ -358,20 +405,13 @@ def swap_proxy(runtime: Path, *, forced: bool, in_json: bool) -> int:
             _report(f"{step}{f' ({count} connections)' if (count := line.get('clients')) else ''}")
     if not last.keys() & {"swapped", "error"}:
         raise NoAgent
-    if "code" not in last.get("error", {"code": 0}):
-        raise HostError(
-            Fault.ANOTHER_AGENT,
-            "the running agent is an older version, which cannot move traffic",
-            "let the new version take over, which does not affect traffic: systemctl reload exclave",
-        )
-    if in_json:
-        print(json.dumps(last))
-    elif "swapped" in last:
-        done = last["swapped"]
+    if "error" in last:
+        error = _error_of(last, "which cannot move traffic")
+        return _report_failure(error["code"], error["word"], error["message"], error["hint"], in_json=in_json)
+    done = last["swapped"]
+    if not in_json:
         _report(f"traffic moved from proxy {done['from']} to proxy {done['to']} in {done['seconds']:.1f} s")
-    else:
-        _report(f"exclave: {last['error']['message']}\n  to do: {last['error']['hint']}")
-    return int(last["error"]["code"]) if "error" in last else 0
+    return _print_result(last, in_json=in_json)
 
 
 def _print_result(result: dict[str, Any], *, in_json: bool) -> int:

@@ -17,7 +17,7 @@ from exclave.cli.config_text import help_text
 from exclave.config import DEFAULT_PATH, load_config, salvage_config
 from exclave.errors import Fault, HostError, UsageError, error_object
 from exclave.kit.formats.host_port import join_host_port, split_host_port
-from exclave.kit.formats.times import parse_duration
+from exclave.kit.formats.times import format_duration, parse_duration
 from exclave.kit.host.exit_code import run_command
 from exclave.kit.host.packages import as_package_error, check_packages
 
@@ -65,12 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     waits.add_argument("--no-wait", action="store_true", help="return when the credential is stored")
     leave = add("leave", _leave, "leave the mesh and remove everything that exclave made here")
     confirm = add("confirm", _confirm, "make rules permanent that were made with --confirm")
+    renewed = "exit status: 3 too soon, or not in time, 4 not a member, 5 no agent"
+    renew = add("renew", _renew, f"renew the certificate now, at most once a minute; {renewed}")
     exit_status = "exit status: 0 ready, 3 not ready, 4 not a member, 5 no agent"
     status = add("status", _status, f"show the state of this machine; {exit_status}")
     wait_status = "exit status: 0 when it does, or not a member, 3 not in time, 5 no agent"
     wait = add("wait", _wait, f"wait until traffic of this machine goes through the mesh; {wait_status}")
-    time = "wait for at most this time, such as 90s; default 60s"
-    wait.add_argument("--timeout", type=parse_duration, default=60.0, metavar="TIME", help=time)
+    for command, most in ((wait, 60.0), (renew, 90.0)):  # an attempt to renew ends after 60 s, with its reason
+        time = f"wait for at most this time, such as 90s; default {format_duration(most)}"
+        command.add_argument("--timeout", type=parse_duration, default=most, metavar="TIME", help=time)
     again = "have the agent check its configuration and start again as installed now, without an effect on traffic"
     reload = add("reload", _reload, again)
     explain = add("explain", _explain, "show what would happen to a new connection, and by which rule")
@@ -85,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     add("demo", _demo, "play the demo on this machine, in network namespaces")
     add("admin", _admin, "manage groups, join tokens and members through kubectl")
     default = f"default {DEFAULT_PATH}"
-    for command in (run, join, confirm, leave, status, wait, reload, explain, cleanup, proxy):
+    for command in (run, join, confirm, renew, leave, status, wait, reload, explain, cleanup, proxy):
         command.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=default)
-    for command in (join, confirm, leave, status, wait, reload, explain, cleanup, proxy):
+    for command in (join, confirm, renew, leave, status, wait, reload, explain, cleanup, proxy):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -239,6 +242,17 @@ def _confirm(options: argparse.Namespace) -> int:
     from exclave.cli.commands import confirm_rules
 
     return confirm_rules(load_config(options.config), in_json=options.json)
+
+
+def _renew(options: argparse.Namespace) -> int:
+    _require_root("renewing")
+    from exclave.cli.commands import renew_certificate
+    from exclave.control.client import NoAgent
+
+    try:
+        return renew_certificate(load_config(options.config), options.timeout, in_json=options.json)
+    except NoAgent:
+        return _report_no_agent(in_json=options.json)
 
 
 def _leave(options: argparse.Namespace) -> int:

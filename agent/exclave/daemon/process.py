@@ -4,6 +4,7 @@ One agent runs at a time (`agent.lock`). The control socket answers in every sta
 """
 
 import logging
+import math
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
@@ -32,6 +33,8 @@ from exclave.daemon.status import QUIET, FirstObserved, build_status, status_lin
 from exclave.daemon.teardown import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import MAY_HEAL, ExclaveError, Fault, HostError, error_object
+from exclave.identity.rotator import Identity, TooSoonError
+from exclave.kit.formats.times import rfc3339
 from exclave.kit.host.files import hold_lock
 from exclave.kit.systemd.sd_notify import notify, reloading, status, stopping
 from exclave.kit.systemd.service_job import read_own_job
@@ -53,6 +56,8 @@ CheckHost = Callable[[], Awaitable[list[str]]]
 HOST_RETRIES = Backoff(first=1.0, most=10.0, jitter=0.0)
 """Pauses of a member's agent between two attempts on a host that cannot be a member. They are short because the unit is
 active meanwhile: after the repair, `systemctl start` changes nothing."""
+
+_SEE_STATUS = "exclave status prints what the agent waits for"
 
 SETTLED = 60.0  # seconds of a boot after which a failure counts as the first one
 
@@ -213,6 +218,7 @@ class Agent:
             "redirected": self._answer_redirected,
             "reload": self._answer_reload,
             "confirm": self._answer_confirm,
+            "renew": self._answer_renew,
             "swap": partial(self._answer_swap, False),
             "swap-forced": partial(self._answer_swap, True),
         }
@@ -277,12 +283,32 @@ class Agent:
         confirmed = confirming.confirm() if confirming is not None else forget_unconfirmed(self._config.paths.state)
         await reply({"confirmed": confirmed})
 
+    async def _answer_renew(self, reply: SendReply) -> None:
+        parts = self._parts
+        if parts is None or parts.identity is None or parts.endings.asked.value:
+            text = "no certificate can be renewed now: this machine is no member, is starting or is leaving"
+            await reply(_error_reply(HostError(Fault.ANOTHER_AGENT, text, _SEE_STATUS)))
+            return
+        answer = _error_reply(HostError(Fault.ANOTHER_AGENT, "the agent is ending", _SEE_STATUS))
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(self._report_renewing, parts, reply, nursery.cancel_scope)
+            answer = await _renew(parts.identity)
+            nursery.cancel_scope.cancel()
+        await reply(answer)
+
+    async def _report_renewing(self, parts: Parts, reply: SendReply, scope: trio.CancelScope) -> None:
+        """Report now and then that the agent works on it. When the boot ends, nobody renews: end the wait."""
+        while self._parts is parts and not parts.endings.asked.value:
+            await reply({"renewing": True})
+            with trio.move_on_after(REPORT_INTERVAL):
+                await parts.endings.wait()
+        scope.cancel()
+
     async def _answer_swap(self, forced: bool, reply: SendReply) -> None:
         swap = self._parts.swap if self._parts is not None else None
         if swap is None:
             text = "no proxy can be swapped now: this machine is no member, is starting or is leaving"
-            hint = "exclave status prints what the agent waits for"
-            await reply(_error_reply(HostError(Fault.PROXY_UNUSABLE, text, hint)))
+            await reply(_error_reply(HostError(Fault.PROXY_UNUSABLE, text, _SEE_STATUS)))
             return
         async with open_bare_nursery() as nursery:
             nursery.start_soon(self._report_phases, swap, reply)
@@ -371,6 +397,17 @@ class Agent:
                 by = " (systemd restarts the unit)" if is_restart else ""
                 log.info("%s: %s%s", signal.Signals(number).name, ending.value, by)
                 self.end(ending, runs_again=is_hangup)
+
+
+async def _renew(identity: Identity) -> dict[str, Any]:
+    """Renew the certificate; returns the answer."""
+    try:
+        svid = await identity.renew_now()
+    except TooSoonError as problem:
+        return {"tooSoon": math.ceil(problem.left)}
+    except ExclaveError as error:
+        return _error_reply(error)
+    return {"renewed": {"serial": f"{svid.serial:x}", "notAfter": rfc3339(svid.not_after)}}
 
 
 def _error_reply(error: ExclaveError) -> dict[str, Any]:

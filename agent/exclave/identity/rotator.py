@@ -8,16 +8,17 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.api.csr import csr_sha256, key_sha256, make_csr
-from exclave.api.member import Issued
+from exclave.api.member import MAX_RENEWAL_REQUEST, Issued, RenewalResult, renewal_fields
 from exclave.api.settings import Settings
 from exclave.ending import Ending, EndingSwitch
-from exclave.errors import ExclaveError
+from exclave.errors import ClusterError, ExclaveError, Fault
 from exclave.identity import storage
 from exclave.identity.svid import (
     FIRST_RETRIES,
@@ -30,6 +31,7 @@ from exclave.identity.svid import (
     renew_at,
     retries,
 )
+from exclave.kit.formats.times import rfc3339
 from exclave.kit.tasks.backoff import Attempts
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
@@ -41,6 +43,26 @@ from exclave.milestones import Renewing, log_milestone
 log = logging.getLogger(__name__)
 
 SIGNING_TIMEOUT = 60.0  # seconds for the controller to sign a request; then the attempt has failed
+
+REQUEST_INTERVAL = 60.0
+"""Seconds after a signature in which nobody may request the next one: whoever repeats a request, by hand or in a loop,
+costs the controller one signature a minute. Renewals that are due do not wait for it."""
+
+
+class TooSoonError(Exception):
+    """A renewal was requested too soon after a signature. `left`: seconds until it may be requested."""
+
+    def __init__(self, left: float) -> None:
+        super().__init__(f"a certificate was signed less than {REQUEST_INTERVAL:.0f} s ago")
+        self.left = left
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The number of attempts to renew that have ended, and why the last one failed; None if it succeeded."""
+
+    number: int = 0
+    error: ExclaveError | None = None
 
 
 def foreign_keys(issued: Sequence[Issued], own: Collection[str]) -> tuple[Issued, ...]:
@@ -73,6 +95,11 @@ class Identity:
         self.foreign: Latest[str | None] = Latest(None)
         self.renewals: Counter[str] = Counter()
         self._stored: StoredSvid | None = None
+        self._signed_at: float | None = None  # when the last signature arrived (epoch seconds)
+        self._attempt: Latest[Attempt] = Latest(Attempt())
+        self._is_renewing = False
+        self._requests: Latest[int] = Latest(0)
+        self._answered_request = ""
         self._observed_issuer = ""
         self._observed_lifetime: float | None = None
         self._state = state
@@ -99,6 +126,7 @@ class Identity:
         except SvidError as problem:
             log.warning("the certificate on disk is not usable: %s", problem)
             return
+        self._signed_at = received
         self._publish(StoredSvid(svid, received, when))
 
     async def run(self) -> None:
@@ -108,21 +136,89 @@ class Identity:
             settings = await self._membership.settings.wait_for(lambda settings: settings is not None)
             assert settings is not None
             await self._wait_due()
-            try:
-                with trio.fail_after(SIGNING_TIMEOUT):
-                    await self._renew()
-            except (ExclaveError, SvidError, trio.TooSlowError) as problem:
-                reason = str(problem) or self._why_nothing_was_signed()
-                self.renewals["failed"] += 1
-                self.problem.set(reason)
-                log.warning("certificate not renewed, the last good one stays in use: %s", reason)
-                stored = self._stored
-                pauses = retries(stored.svid.not_after, stored.received) if stored else FIRST_RETRIES
-                await trio.sleep(attempts.failed(pauses, self._draw()))
+            error = await self._attempt_renewal()
+            if error is None:
+                attempts.succeeded()
                 continue
-            attempts.succeeded()
-            self.renewals["ok"] += 1
-            self.problem.set(None)
+            log.warning("certificate not renewed, the last good one stays in use: %s", error)
+            stored = self._stored
+            pauses = retries(stored.svid.not_after, stored.received) if stored else FIRST_RETRIES
+            with trio.move_on_after(attempts.failed(pauses, self._draw())):
+                await self._requests.wait_change()
+
+    async def _attempt_renewal(self) -> ExclaveError | None:
+        """Renew, and publish the outcome. Returns why it failed."""
+        error: ExclaveError | None = None
+        self._is_renewing = True
+        try:
+            with trio.fail_after(SIGNING_TIMEOUT):
+                await self._renew()
+        except ExclaveError as problem:
+            error = problem
+        except SvidError as problem:
+            hint = "read the log of exclave's controller, and compare the versions of exclave here and in the cluster"
+            error = ClusterError(Fault.NOT_ADMITTED, str(problem), hint)
+        except trio.TooSlowError:
+            error = self._nothing_signed_error()
+        finally:
+            self._is_renewing = False
+        self.renewals["failed" if error else "ok"] += 1
+        self.problem.set(error.message if error else None)
+        self._attempt.set(Attempt(self._attempt.value.number + 1, error))
+        return error
+
+    async def renew_now(self) -> Svid:
+        """Renew now, and return the new certificate, which the proxy then has. A renewal under way counts.
+
+        Raises TooSoonError, and ExclaveError if the attempt failed, after `SIGNING_TIMEOUT` at most.
+        """
+        if self._membership.settings.value is None:
+            raise ClusterError(Fault.NOT_ADMITTED, "the mesh's settings have not arrived", "see why: exclave status")
+        before = self._attempt.value.number
+        if not self._is_renewing:
+            age = self._now() - self._signed_at if self._signed_at is not None else REQUEST_INTERVAL
+            if 0 <= age < REQUEST_INTERVAL:  # a negative age: the clock was set back
+                raise TooSoonError(REQUEST_INTERVAL - age)
+            self.renew_at.set(self._now())
+            self._requests.set(self._requests.value + 1)
+        attempt = await self._attempt.wait_for(lambda attempt: attempt.number > before)
+        if attempt.error is not None:
+            raise attempt.error
+        assert self._stored is not None
+        return self._stored.svid
+
+    async def answer_requests(self) -> None:
+        """Renew when an admin asks for it in the Member, and answer there, until cancelled."""
+        while True:
+            request = await self._wait_for_request()
+            result: RenewalResult = "renewed"
+            message = ""
+            try:
+                svid = await self.renew_now()
+                message = f"the certificate ends at {rfc3339(svid.not_after)}"
+            except TooSoonError as problem:
+                result, message = "too-soon", f"{problem}: ask again in {problem.left:.0f} s"
+            except ExclaveError as problem:
+                result, message = "failed", problem.message
+            self._answered_request = request
+            log.info("a renewal was requested in the Member: %s", message)
+            try:
+                await self._membership.patch_spec(renewal_fields(request, result, message))
+            except ExclaveError as problem:
+                log.warning("the request for a renewal is not answered: %s", problem)
+
+    async def _wait_for_request(self) -> str:
+        """The newest request in the Member that neither this agent nor an earlier one has answered."""
+        view = await self._membership.view.wait_for(
+            lambda view: (
+                view is not None
+                and 0 < len(view.renewal_request) <= MAX_RENEWAL_REQUEST
+                and view.renewal_request != self._answered_request
+                and (view.renewal is None or view.renewal.request != view.renewal_request)
+            )
+        )
+        assert view is not None
+        return view.renewal_request
 
     async def watch_foreign_keys(self) -> None:
         """Report certificates that were signed as this member for foreign keys, until cancelled."""
@@ -135,12 +231,17 @@ class Identity:
                     log.error("%s", message)
                 self.foreign.set(message)
 
-    def _why_nothing_was_signed(self) -> str:
+    def _nothing_signed_error(self) -> ClusterError:
+        if not self._membership.reachable.value:
+            text = f"the API server has not answered for {SIGNING_TIMEOUT:.0f} s"
+            return ClusterError(Fault.UNREACHABLE, text, "see why: exclave status")
+        hint = "check whether exclave's controller runs, and read its log: kubectl exclave check"
         view = self._membership.view.value
         condition = view.certified if view is not None else None
         if condition is not None and not condition.status:
-            return condition.message
-        return f"the controller has signed nothing for {SIGNING_TIMEOUT:.0f} s"
+            return ClusterError(Fault.NOT_ADMITTED, condition.message, hint)
+        text = f"the controller has signed nothing for {SIGNING_TIMEOUT:.0f} s"
+        return ClusterError(Fault.NOT_ADMITTED, text, hint)
 
     async def _wait_due(self) -> None:
         """Return when the certificate is due by the wall clock, at most `LONGEST_NAP` late after a suspension."""
@@ -180,6 +281,7 @@ class Identity:
         view = await self._membership.view.wait_for(
             lambda view: view is not None and view.certificate is not None and view.certificate.csr_sha256 == wanted
         )
+        self._signed_at = self._now()
         settings = self._membership.settings.value
         assert view is not None and view.certificate is not None and settings is not None
         self._accept(view.certificate.chain, key, settings)
@@ -227,6 +329,7 @@ async def open_identity(
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "certificate", identity.run)
         nursery.start_soon(supervise, "keys", identity.watch_foreign_keys)
+        nursery.start_soon(supervise, "requested renewals", identity.answer_requests)
         try:
             yield identity
         finally:

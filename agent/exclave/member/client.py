@@ -67,6 +67,7 @@ class MemberClient:
         self.view: Latest[MemberView | None] = Latest(None)
         self.settings: Latest[Settings | None] = Latest(None)
         self.settings_digest: str | None = None
+        self.reachable = cluster.reachable
         self.looping = cluster.looping  # why changes of the own Member arrive late
         self.standing: Latest[Standing] = Latest(Standing.MEMBER)
         self.problem: Latest[str | None] = Latest(None)  # why newer settings are not used

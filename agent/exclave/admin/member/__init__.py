@@ -1,1 +1,1 @@
-"""`kubectl exclave member`: list, describe, evict and cordon machines."""
+"""`kubectl exclave member`: list, describe, renew, evict and cordon machines."""

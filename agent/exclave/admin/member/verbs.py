@@ -1,10 +1,11 @@
-"""`member list|describe|evict|cordon|uncordon`: the machines that have joined."""
+"""`member list|describe|renew|evict|cordon|uncordon`: the machines that have joined."""
 
 import argparse
 from collections.abc import Iterable, Sequence
 from functools import partial
 
 from exclave.admin import arguments
+from exclave.admin.member.renew import add_renew
 from exclave.admin.member.rows import TITLES, certificate_words, in_group, member_lines, member_row
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing, describe_text
@@ -26,6 +27,7 @@ def add_commands(subparsers: arguments.Subparsers) -> None:
         "show a member with its workload, conditions and events",
         "kubectl exclave member describe web-k7q2x-1 -n shop",
     )
+    add_renew(verbs)
     for verb, run, summary, names in (
         ("evict", _evict, "end memberships at once", "web-k7q2x-1 web-k7q2x-2"),
         ("cordon", partial(_annotate, "true"), "stop new traffic from pods to members, until uncordon", "web-k7q2x-1"),
