@@ -56,6 +56,7 @@ ROOTS = {
     "exclave.cli.main",
     "exclave.cli.commands",
     "exclave.cli.wait",
+    "exclave.daemon.leave_preview",
     "exclave.daemon.teardown",
     "exclave.daemon.process",
     "exclave.join.join",

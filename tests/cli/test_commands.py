@@ -364,6 +364,25 @@ def test_without_an_agent_it_leaves_from_cold_and_twice_is_once(
     assert shown.err == "this machine is not a member\n"
 
 
+def test_a_dry_run_of_a_leave_prints_what_would_go_and_asks_nobody(
+    folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vm.be_member()
+    with fake_replies(vm.runtime) as asked:
+        assert vm.run("leave", "--dry-run") == 0
+    assert asked == []
+    assert capsys.readouterr().out.splitlines() == [
+        "exclave leave would end or remove:",
+        "  Member shop/web-k7q2x-1, with its account, Lease and ExternalWorkload",
+        "  table inet exclave",
+        f"  file {vm.state}/membership.json",
+    ]
+    assert vm.run("leave", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["dryRun"]["files"] == [f"{vm.state}/membership.json"]
+    assert load_membership(vm.state) == RECORD
+    assert (folder / "trace").read_text().splitlines() == ["ip -json address show"] * 2
+
+
 def test_leaving_without_a_membership_creates_nothing(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
     assert vm.run("leave") == 0
     assert capsys.readouterr().err == "this machine is not a member\n"

@@ -256,8 +256,20 @@ def test_stranded_members_leave_nothing_that_holds_or_misleads(cluster: Cluster)
         record = join_one(cluster)
         assert cluster.rows()[LINKERDS] == ("success", "")
         assert cluster.client.get(path_of(ROLES, "linkerd", "exclave-issuer")).status_code == 200
+        before = ours(admin.kubectl)
+        preview = admin.type("uninstall", "--dry-run")
+        assert (preview.code, ours(admin.kubectl)) == (0, before)
+        assert preview.err.splitlines()[-1] == (
+            "members would be stranded: 1; without --strand-members, uninstall refuses"
+        )
         typed = admin.type("uninstall", "--strand-members")
         assert typed.code == 0, typed.err
+        # The group owns its settings: the server may have deleted them before `uninstall` does.
+        settings = "ConfigMap exclave-mesh.web in shop"
+        previewed = [line.removesuffix(" would be deleted") for line in preview.out.splitlines()]
+        deleted = [line.removesuffix(" deleted") for line in typed.out.splitlines()]
+        assert [one for one in previewed if one != settings] == [one for one in deleted if one != settings]
+        assert settings in previewed
     assert ours(admin.kubectl) == []
     assert cluster.client.get(path_of(EXTERNAL_WORKLOADS, "shop", record.member)).status_code == 404
 

@@ -111,8 +111,21 @@ class Installation:
     async def leave(self) -> None:
         await self.run()
         await self.join()
+        await self._preview()
         await self.exclave("leave")
         await self.end()
+
+    async def _preview(self) -> None:
+        """Print what `leave --dry-run` changes and prints, and what is there."""
+        before = await self.snapshot()
+        done = await self.exclave("leave", "--dry-run", "--json")
+        changed = differences(before, await self.snapshot())
+        folders = "/var/lib/exclave", "/run/exclave"
+        found = await self.stage.vm.machine.run("find", *folders, "-mindepth", "1", "-maxdepth", "1")
+        preview = json.loads(done.output)["dryRun"]
+        there = {"files": found.output.decode().splitlines(), "proxy": (await self.status())["proxy"]}
+        line = {"way": "leave --dry-run", "differences": changed, "preview": preview, "there": there}
+        print(json.dumps(line), flush=True)
 
     async def stop(self) -> None:
         await self.run()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,8 +33,8 @@ WAYS: dict[str, set[str]] = {
 
 
 @pytest.fixture(scope="module")
-def differences() -> dict[str, list[str]]:
-    """The differences after each way to go, and after each change made on purpose."""
+def ways() -> dict[str, dict[str, Any]]:
+    """What was printed of each way to go, and of each change made on purpose."""
     need(os.geteuid() == 0, "making network namespaces needs root")
     need("\toverlay\n" in Path("/proc/filesystems").read_text(), "the kernel has no overlay file system")
     for program in ("iptables-legacy", "iptables-nft"):
@@ -43,7 +44,37 @@ def differences() -> dict[str, list[str]]:
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return {line["way"]: line["differences"] for line in lines}
+    return {line["way"]: line for line in lines}
+
+
+@pytest.fixture(scope="module")
+def differences(ways: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    return {name: line["differences"] for name, line in ways.items()}
+
+
+def test_a_dry_run_of_a_leave_names_everything_and_changes_nothing(ways: dict[str, dict[str, Any]]) -> None:
+    line = ways["leave --dry-run"]
+    preview, there = line["preview"], line["there"]
+    # The agent goes on: its sockets have queues, and each answer of the cluster touches a file.
+    changing = (
+        "sockets that listen: ",
+        "files: -/mnt/var/lib/exclave/last-answer.json",
+        "files: +/mnt/var/lib/exclave/last-",
+    )
+    assert [one for one in line["differences"] if not one.startswith(changing)] == []
+    active = there["proxy"]["active"]
+    pid = there["proxy"]["instances"][active]["pid"]
+    assert preview["processes"][0] == f"{pid} (proxy {active})"
+    assert [name.split()[1] for name in preview["processes"]] == ["(proxy", "(keepalive)"]
+    assert preview["tables"] == ["inet exclave", "inet exclave-guard"]
+    assert preview["links"] == ["exclave0"]
+    # The leave that follows removes exactly these: only the agent's own files stay until it ends.
+    assert {*there["files"]} - {*preview["files"]} == {
+        "/run/exclave/agent.lock",
+        "/run/exclave/control.sock",
+    }
+    assert {*preview["files"]} <= {*there["files"]}
+    assert preview["member"].startswith("shop/web-")
 
 
 @pytest.mark.parametrize(("way", "files"), WAYS.items(), ids=WAYS)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from exclave.config import Config
 from exclave.confirm.confirm import Unconfirmed, forget_unconfirmed, store_unconfirmed
 from exclave.control.client import SOCKET_NAME as CONTROL
 from exclave.control.client import NoAgent, query_agent, send_command
+from exclave.daemon.leave_preview import preview_leave
 from exclave.daemon.teardown import clean_up, depart, forget_everything, hold_join_lock
 from exclave.errors import ExclaveError, Fault, HostError, error_object
 from exclave.host_check.check import can_change_network, check_host
@@ -272,6 +273,19 @@ def leave_machine(config: Config, *, in_json: bool) -> int:
     if unremoved is not None:
         raise unremoved
     return _print_result({"left": record is not None, "remains": remains}, in_json=in_json)
+
+
+def preview_leaving(config: Config, *, in_json: bool) -> int:
+    """Print what a leave would end and remove; change nothing. Returns the exit code. Raises HostError."""
+    preview = _run(partial(preview_leave, config.paths))
+    lines = preview.lines()
+    if in_json:
+        print(json.dumps({"dryRun": asdict(preview)}))
+    elif lines:
+        print("exclave leave would end or remove:", *(f"  {line}" for line in lines), sep="\n")
+    else:
+        print("this machine is not a member, and there is nothing to remove")
+    return 0
 
 
 def _leave(config: Config) -> tuple[MembershipRecord | None, list[str], HostError | None]:

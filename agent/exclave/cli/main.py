@@ -21,6 +21,11 @@ from exclave.kit.formats.times import format_duration, parse_duration
 from exclave.kit.host.exit_code import run_command
 from exclave.kit.host.packages import as_package_error, check_packages
 
+CONFIRM_HELP = (
+    "remove the rules after this time, such as 60s, unless you run exclave confirm: for a machine that you reach "
+    "only over the network. If the agent dies meanwhile, the kernel disables them 15s later"
+)
+
 PACKAGES_INTERVAL = 3.0  # seconds between two attempts to find packages that are missing
 
 
@@ -52,18 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--token-file", metavar="FILE", help="file with the token; - is standard input")
     again = "join although this machine is a member, then leave the former membership"
     join.add_argument("--again", action="store_true", help=again)
-    unconfirmed = (
-        "remove the rules after this time, such as 60s, unless you run exclave confirm: for a machine that you reach "
-        "only over the network. If the agent dies meanwhile, the kernel disables them 15s later"
-    )
     for command in (run, join):
-        command.add_argument("--confirm", type=parse_duration, metavar="TIME", help=unconfirmed)
+        command.add_argument("--confirm", type=parse_duration, metavar="TIME", help=CONFIRM_HELP)
     waits = join.add_mutually_exclusive_group()
     longest = "once it has joined, wait at most this long until pods may send traffic here; default: 60s"
     # A machine is ready some 4 s after it has joined. A slow one gets 15 times as long, and no script waits for ever.
     waits.add_argument("--timeout", type=parse_duration, default=60.0, metavar="TIME", help=longest)
     waits.add_argument("--no-wait", action="store_true", help="return when the credential is stored")
     leave = add("leave", _leave, "leave the mesh and remove everything that exclave made here")
+    leave.add_argument("--dry-run", action="store_true", help="print what would be ended and removed; change nothing")
     confirm = add("confirm", _confirm, "make rules permanent that were made with --confirm")
     renewed = "exit status: 3 too soon, or not in time, 4 not a member, 5 no agent"
     renew = add("renew", _renew, f"renew the certificate now, at most once a minute; {renewed}")
@@ -257,9 +259,10 @@ def _renew(options: argparse.Namespace) -> int:
 
 def _leave(options: argparse.Namespace) -> int:
     _require_root("leaving")
-    from exclave.cli.commands import leave_machine
+    from exclave.cli.commands import leave_machine, preview_leaving
 
-    return leave_machine(load_config(options.config), in_json=options.json)
+    leave = preview_leaving if options.dry_run else leave_machine
+    return leave(load_config(options.config), in_json=options.json)
 
 
 def _status(options: argparse.Namespace) -> int:

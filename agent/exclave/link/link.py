@@ -48,10 +48,17 @@ async def check_link() -> None:
     check_free(await _links(), link_addresses(with_ipv6=True))
 
 
+async def find_link() -> list[str]:
+    """The devices that have our addresses: our link, lo or none. Raises HostError."""
+    links = await _links()
+    found = [LINK] if _has_our_link(links) else []
+    return [*found, "lo"] if superfluous_addresses(links, link_addresses(with_ipv6=True)) else found
+
+
 async def remove_link() -> None:
     """Remove our link, and our addresses on lo. Needs no agent, may be repeated. Raises HostError."""
     links = await _links()
-    if any(link["ifname"] == LINK and is_ours(link) for link in links):
+    if _has_our_link(links):
         _must(await run_tool("ip", "link", "delete", LINK))
     left = superfluous_addresses(links, link_addresses(with_ipv6=True))
     if left:
@@ -125,6 +132,10 @@ def link_addresses(*, with_ipv6: bool) -> tuple[str, ...]:
             trial_address(family),
         )
     )
+
+
+def _has_our_link(links: Links) -> bool:
+    return any(link["ifname"] == LINK and is_ours(link) for link in links)
 
 
 def is_ours(link: dict[str, Any]) -> bool:

@@ -164,6 +164,15 @@ async def open_keepalive(runtime: Path, endings: EndingSwitch) -> AsyncIterator[
                 keepalive.release()
 
 
+def find_keepalive(runtime: Path) -> int | None:
+    """The pid of the recorded process, if it runs. Raises PermissionError."""
+    process = _adopt(runtime / FILE)
+    if process is None:
+        return None
+    process.close()
+    return process.pid
+
+
 async def remove_keepalive(runtime: Path) -> int | None:
     """End the recorded process; returns its pid, None without one. Needs no agent, may be repeated."""
     try:

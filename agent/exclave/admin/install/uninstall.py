@@ -1,10 +1,11 @@
-"""`uninstall`: removes exclave from a cluster, in the reverse order of the installation.
+"""`uninstall`: removes exclave from a cluster, in the reverse order of the installation. `--dry-run` only reads.
 
 Namespaces of groups, and the accounts in them, are not deleted.
 """
 
 import argparse
 import time
+from collections.abc import Iterable, Iterator
 
 from exclave.admin import arguments
 from exclave.admin.check.verbs import ClusterSnapshot
@@ -19,19 +20,30 @@ from exclave.api.requests import Object, Resource
 from exclave.api.workload.withdrawal import NOTICE, withdrawal
 from exclave.errors import ApiRefusal, UsageError
 
+Key = tuple[Resource, str | None, str]
+"""Kind, namespace, name."""
+
+NOT_DELETED = "not deleted: the namespaces of groups and of their machines' accounts, with the accounts in them"
+
 
 def add_commands(subparsers: arguments.Subparsers) -> None:
     """Add `uninstall` to the command line."""
     summary = "remove exclave from this cluster"
-    uninstall = arguments.add_verb(subparsers, "uninstall", _uninstall, summary, "kubectl exclave uninstall")
+    uninstall = arguments.add_verb(
+        subparsers, "uninstall", _uninstall, summary, "kubectl exclave uninstall --dry-run", "kubectl exclave uninstall"
+    )
     arguments.add_namespaces(uninstall)
     uninstall.add_argument(
         "--strand-members", action="store_true", help="also if there are members, which then lose the mesh"
     )
+    uninstall.add_argument("--dry-run", action="store_true", help="print what would be deleted, and change nothing")
 
 
 def _uninstall(session: Session, options: argparse.Namespace) -> int:
     members = _all(session, kinds.MEMBERS)
+    found = ClusterSnapshot(session.kubectl, options.controller_namespace, options.linkerd_namespace)
+    if options.dry_run:
+        return _preview(session, found, members)
     if members and not options.strand_members:
         names = few([f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in members])
         count = "1 member" if len(members) == 1 else f"{len(members)} members"
@@ -40,7 +52,6 @@ def _uninstall(session: Session, options: argparse.Namespace) -> int:
             "let them leave (exclave leave) or evict them (kubectl exclave member evict) while the controller runs; "
             "or strand them: --strand-members",
         )
-    found = ClusterSnapshot(session.kubectl, options.controller_namespace, options.linkerd_namespace)
     choice = found.installation
     _end_controllers(session, choice)
     _release_workloads(session)
@@ -50,8 +61,37 @@ def _uninstall(session: Session, options: argparse.Namespace) -> int:
     _revoke_machine_rights(session, found)
     _release_all(session, kinds.WORKLOAD_GROUPS, GROUP_FINALIZER)
     _delete_installation(session, choice)
-    session.note("not deleted: the namespaces of groups and of their machines' accounts, with the accounts in them")
+    session.note(NOT_DELETED)
     return 0
+
+
+def _preview(session: Session, found: ClusterSnapshot, members: Objects) -> int:
+    """Print what an uninstallation would delete, in its order."""
+    workloads = _our_workloads(session)
+    if listed := _with_ports(workloads):
+        session.note(f"the ports of {len(listed)} machines would be withdrawn first")
+    leases = {_key(one) for one in session.kubectl.list(kinds.LEASES)}
+    groups = _all(session, kinds.WORKLOAD_GROUPS)
+    first: list[Key] = [(kinds.DEPLOYMENTS, found.installation.namespace, CONTROLLER)]
+    first.append((kinds.CLUSTER_ROLE_BINDINGS, None, CONTROLLER))
+    for resource, namespace, name in (
+        *_existing(session, first),
+        *((kinds.EXTERNAL_WORKLOADS, *_key(one)) for one in workloads),
+        *((kinds.MEMBERS, *_key(one)) for one in members),
+        *((kinds.LEASES, *_key(one)) for one in members if _key(one) in leases),
+        *_existing(session, _machine_rights(found)),
+        *_existing(session, [key for one in groups for key in _group_keys(one)]),
+        *_existing(session, [key for key in _installation_keys(found.installation) if key not in first]),
+    ):
+        print(f"{resource.kind} {name}{f' in {namespace}' if namespace else ''} would be deleted")
+    session.note(NOT_DELETED)
+    if members:
+        session.note(f"members would be stranded: {len(members)}; without --strand-members, uninstall refuses")
+    return 0
+
+
+def _existing(session: Session, keys: Iterable[Key]) -> Iterator[Key]:
+    return (key for key in keys if session.kubectl.get(*key) is not None)
 
 
 def _end_controllers(session: Session, choice: Installation) -> None:
@@ -68,8 +108,8 @@ def _end_controllers(session: Session, choice: Installation) -> None:
 
 def _release_workloads(session: Session) -> None:
     """Withdraw the ports, wait, then delete: older Linkerd controllers crash when a listed port disappears."""
-    workloads = [one for one in _all(session, kinds.EXTERNAL_WORKLOADS) if _has_finalizer(one, PORTS_FINALIZER)]
-    listed = [one for one in workloads if mapping_in(one, "spec").get("ports")]
+    workloads = _our_workloads(session)
+    listed = _with_ports(workloads)
     for one in listed:
         _patch(session, kinds.EXTERNAL_WORKLOADS, one, withdrawal(one))
     if listed:
@@ -84,32 +124,51 @@ def _release_workloads(session: Session) -> None:
         session.delete(kinds.EXTERNAL_WORKLOADS, *_key(one))
 
 
+def _our_workloads(session: Session) -> Objects:
+    return [one for one in _all(session, kinds.EXTERNAL_WORKLOADS) if _has_finalizer(one, PORTS_FINALIZER)]
+
+
+def _with_ports(workloads: Objects) -> Objects:
+    return [one for one in workloads if mapping_in(one, "spec").get("ports")]
+
+
 def _release_all(session: Session, resource: Resource, finalizer: str) -> None:
     """Delete all objects of a kind, and remove our finalizer, since no controller is left to do this."""
     for one in _all(session, resource):
         _release(session, resource, one, finalizer)
-        session.delete(resource, *_key(one))
-        if resource is kinds.WORKLOAD_GROUPS:
-            where, name = _key(one)
-            session.delete(kinds.CONFIG_MAPS, where, settings_name(name))
+        for key in _group_keys(one) if resource is kinds.WORKLOAD_GROUPS else [(resource, *_key(one))]:
+            session.delete(*key)
+
+
+def _group_keys(group: Object) -> list[Key]:
+    where, name = _key(group)
+    return [(kinds.WORKLOAD_GROUPS, where, name), (kinds.CONFIG_MAPS, where, settings_name(name))]
 
 
 def _revoke_machine_rights(session: Session, found: ClusterSnapshot) -> None:
-    """Delete bindings before Roles, and all of them before the policies that limit these rights."""
-    if not found.has_definitions:
-        return
-    wanted = {one.key for one in found.wanted_by_groups if one.resource in (kinds.ROLES, kinds.ROLE_BINDINGS)}
-    for key in sorted(wanted, key=lambda one: (one[0] is kinds.ROLES, one[1:])):
+    """Delete the rights before the policies that limit them."""
+    for key in _machine_rights(found):
         session.delete(*key)
 
 
+def _machine_rights(found: ClusterSnapshot) -> list[Key]:
+    """Bindings before Roles."""
+    if not found.has_definitions:
+        return []
+    wanted = {one.key for one in found.wanted_by_groups if one.resource in (kinds.ROLES, kinds.ROLE_BINDINGS)}
+    return sorted(wanted, key=lambda one: (one[0] is kinds.ROLES, one[1:]))
+
+
+def _installation_keys(choice: Installation) -> list[Key]:
+    later = [one.key for one in reversed(later_objects(choice))]
+    issuer = (kinds.SECRETS, choice.namespace, ISSUER)  # deleted with its namespace
+    return [*(key for key in later if key != issuer), *(one.key for one in first_objects())]
+
+
 def _delete_installation(session: Session, choice: Installation) -> None:
-    for one in reversed(later_objects(choice)):
-        if (one.resource, one.name) != (kinds.SECRETS, ISSUER):  # deleted with its namespace
-            session.delete(*one.key)
+    for key in _installation_keys(choice):
+        session.delete(*key)
     definitions = first_objects()
-    for one in definitions:
-        session.delete(*one.key)
 
     def left() -> list[str]:
         found = [one.name for one in definitions if session.kubectl.get(*one.key) is not None]

@@ -56,7 +56,12 @@ def last_line(path: Path) -> str:
     return next((line[:MAX_LINE] for line in reversed(lines) if line), "")
 
 
+def output_files(runtime: Path, instance: str) -> list[Path]:
+    """The files that an instance's output may be in."""
+    return [output_path(runtime, instance).with_suffix(suffix) for suffix in (".log", ".log.1")]
+
+
 def remove_output(runtime: Path, instance: str) -> None:
     """Remove an instance's files. Raises HostError."""
-    for suffix in (".log", ".log.1"):
-        remove(output_path(runtime, instance).with_suffix(suffix))
+    for path in output_files(runtime, instance):
+        remove(path)

@@ -189,11 +189,17 @@ async def stop_all() -> None:
     await forget_failure(*units)
 
 
+def unit_files(runtime: Path) -> list[Path]:
+    """The files for the units, then their folder."""
+    return [*(environment_path(runtime, name) for name in (*INSTANCES, CHECK)), runtime / FOLDER]
+
+
 def remove_unit_files(runtime: Path) -> None:
     """Remove the files for the units. Raises HostError."""
-    for name in (*INSTANCES, CHECK):
-        remove(environment_path(runtime, name))
-    remove_folder(runtime / FOLDER)
+    *files, folder = unit_files(runtime)
+    for path in files:
+        remove(path)
+    remove_folder(folder)
 
 
 async def _start(unit: str) -> None:
