@@ -184,7 +184,9 @@ class ProxyConfig:
     drain: float = _key(_duration, '"30s"', "how long open connections may go on when this machine leaves")
     swap_bound: float = _key(_duration, '"10m"', "how long open connections may go on in a proxy that was replaced")
     memory_limit: int = _key(_size, '"1GiB"', "a proxy that uses more memory is replaced")
-    cores: int = _key(_whole, "1", "how many threads of the proxy carry traffic")
+    cores: int | None = _key(
+        _whole, "2", "how many threads of the proxy carry traffic; default: as Linkerd sets it for pods", default=None
+    )
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exclave.api.fields import FieldError
-from exclave.api.settings import ControlPlane, LinkerdSettings, Settings, digest, parse_settings, render_settings
+from exclave.api.settings import (
+    PARAMETER_NAME,
+    PARAMETER_VALUE,
+    ControlPlane,
+    LinkerdSettings,
+    Settings,
+    Workers,
+    digest,
+    parse_settings,
+    render_settings,
+)
 from support.mesh import CA, make_settings
 
 from .groups import groups, networks, seconds, words
 
 addresses = st.lists(st.sampled_from(("10.42.0.2", "fd00:42::2")), max_size=2).map(tuple)
+counts = st.integers(1, 1024)
 settings = st.builds(
     Settings,
     words,
     words,
-    st.builds(LinkerdSettings, words, words, words, st.lists(networks, max_size=2).map(tuple), words, words, words),
+    st.builds(
+        LinkerdSettings,
+        words,
+        words,
+        words,
+        st.lists(networks, max_size=2).map(tuple),
+        words,
+        words,
+        words,
+        st.builds(Workers, counts, st.none() | counts, st.none() | st.sampled_from((0.25, 1.0))),
+        st.dictionaries(st.from_regex(PARAMETER_NAME, fullmatch=True), st.from_regex(PARAMETER_VALUE, fullmatch=True)),
+    ),
     st.sampled_from((CA, CA * 2)),
     words,
     st.builds(ControlPlane, addresses, addresses, addresses),
@@ -42,6 +64,34 @@ def test_keys_of_a_newer_controller_are_ignored() -> None:
     tree = json.loads(render_settings(make_settings()))
     tree["later"] = tree["linkerd"]["later"] = tree["group"]["later"] = {"x": 1}
     assert parse_settings(json.dumps(tree)) == make_settings()
+
+
+def test_without_the_keys_of_a_newer_controller_the_charts_defaults_hold() -> None:
+    tree = json.loads(render_settings(make_settings()))
+    del tree["linkerd"]["workers"], tree["linkerd"]["parameters"]
+    found = parse_settings(json.dumps(tree)).linkerd
+    assert (found.workers, found.parameters) == (Workers(1), {})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("workers", {"minimum": 0}, "linkerd.workers.minimum: 1 to 1024, found 0"),
+        ("workers", {"minimum": 1, "ratio": 2}, "linkerd.workers.ratio: a number from 0 to 1 was expected, found 2"),
+        ("parameters", {"LOG": "debug"}, "linkerd.parameters: 'LOG': a value of HTTP/2 was expected"),
+        (
+            "parameters",
+            {"INBOUND_SERVER_HTTP2_X": "a b"},
+            "linkerd.parameters: 'INBOUND_SERVER_HTTP2_X': a value of HTTP/2 was expected",
+        ),
+    ],
+)
+def test_another_variable_of_the_proxy_is_refused(key: str, value: object, text: str) -> None:
+    tree = json.loads(render_settings(make_settings()))
+    tree["linkerd"][key] = value
+    with pytest.raises(FieldError) as refused:
+        parse_settings(json.dumps(tree))
+    assert str(refused.value) == text
 
 
 def test_names_come_from_the_settings_alone() -> None:

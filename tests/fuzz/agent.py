@@ -25,6 +25,7 @@ from exclave.api.identity import MeshIdentity
 from exclave.api.issuer import read_anchors, read_issuer
 from exclave.api.join_token import PREFIX, JoinToken, decode_token, encode_token
 from exclave.api.jwt import read_claims_untrusted
+from exclave.api.linkerd_config import read_linkerd
 from exclave.api.malformed import MALFORMED
 from exclave.api.member import read_conditions, view_member
 from exclave.api.names import parse_member_name
@@ -41,7 +42,7 @@ from exclave.cluster.credential import (
 )
 from exclave.cluster.watch import Answered, Arrived, Deliver, Opened, WatchMachine
 from exclave.config import parse_config
-from exclave.controller.mesh.publish import read_control_plane, read_linkerd
+from exclave.controller.mesh.publish import read_control_plane
 from exclave.controller.policy.claims import workload_addresses
 from exclave.controller.policy.mark import read_key
 from exclave.controller.policy.snapshot import workload_ports

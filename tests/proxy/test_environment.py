@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from exclave.api.group import Port
+from exclave.api.settings import Workers
 from exclave.link.layout import Family, Instance
 from exclave.proxy.environment import environment_digest, proxy_environment
 from exclave_sandbox.standin.settings import read_environment
@@ -121,3 +122,28 @@ def test_the_number_of_threads_is_written_as_linkerds_chart_writes_a_fixed_one()
         make_settings(), "web-k7q2x-1", (ADDRESS,), "a", SOCKET, "info", drain=30.0, families=(4,), cores=4
     )
     assert (found["LINKERD2_PROXY_CORES"], found["LINKERD2_PROXY_CORES_MIN"]) == ("4", "4")
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "wanted"),
+    [
+        (Workers(), None, {"CORES": "1", "CORES_MIN": "1"}),
+        (Workers(2, 8, 0.25), None, {"CORES": "2", "CORES_MIN": "2", "CORES_MAX": "8", "CORES_MAX_RATIO": "0.25"}),
+        (Workers(2, 8, 0.25), 3, {"CORES": "3", "CORES_MIN": "3"}),
+    ],
+)
+def test_threads_and_http2_are_linkerds_where_the_machine_chooses_nothing(
+    workers: Workers, cores: int | None, wanted: dict[str, str]
+) -> None:
+    settings = make_settings()
+    interval = {"INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL": "20s"}
+    settings = replace(settings, linkerd=replace(settings.linkerd, workers=workers, parameters=interval))
+    found = proxy_environment(
+        settings, "web-k7q2x-1", (ADDRESS,), "a", SOCKET, "info", drain=30.0, families=(4,), cores=cores
+    )
+    prefix = "LINKERD2_PROXY_"
+    assert {
+        name.removeprefix(prefix): value for name, value in found.items() if name.startswith(f"{prefix}CORES")
+    } == wanted
+    assert found[f"{prefix}INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL"] == "20s"
+    assert found[f"{prefix}INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT"] == "3s", "the chart's default"

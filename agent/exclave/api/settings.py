@@ -6,7 +6,10 @@ settings by wrong ones.
 
 import hashlib
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from exclave.api import fields
 from exclave.api.fields import LONGEST, FieldError
@@ -16,13 +19,33 @@ from exclave.kit.formats.json_text import parse_json
 
 VERSION = 1
 
+MOST_WORKERS = 1024  # as in config.toml
+
+PARAMETER_NAME = re.compile(r"(INBOUND|OUTBOUND)_SERVER_HTTP2_[A-Z0-9_]{1,64}")
+PARAMETER_VALUE = re.compile(r"[A-Za-z0-9.]{1,32}")
+
 DESTINATION_PORT, POLICY_PORT = 8086, 8090
 """Linkerd's destination and policy controllers. Source: linkerd2 charts/linkerd-control-plane, destination.yaml."""
 
 
 @dataclass(frozen=True)
+class Workers:
+    """How many threads of the proxy carry traffic. `ratio`: at most this share of the processors, more than 0, up to 1.
+
+    Source: linkerd2-proxy `linkerd2-proxy/src/rt.rs`.
+    """
+
+    minimum: int = 1
+    maximum: int | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True)
 class LinkerdSettings:
-    """The mesh, as described by Linkerd's own ConfigMaps."""
+    """The mesh, as described by Linkerd's own ConfigMaps.
+
+    `workers`: of the proxies of pods. `parameters`: variables of the proxy for HTTP/2, without their prefix.
+    """
 
     namespace: str
     trust_domain: str
@@ -31,6 +54,8 @@ class LinkerdSettings:
     proxy_version: str
     inbound_policy: str
     opaque_ports: str
+    workers: Workers = Workers()
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +114,8 @@ def render_settings(settings: Settings) -> str:
                 "proxyVersion": linkerd.proxy_version,
                 "inboundPolicy": linkerd.inbound_policy,
                 "opaquePorts": linkerd.opaque_ports,
+                "workers": {key: value for key, value in asdict(linkerd.workers).items() if value is not None},
+                "parameters": dict(linkerd.parameters),
             },
             "anchors": settings.anchors,
             "issuer": settings.issuer,
@@ -103,6 +130,34 @@ def render_settings(settings: Settings) -> str:
         sort_keys=True,
         separators=(",", ":"),
     )
+
+
+def _workers(linkerd: Mapping[str, Any]) -> Workers:
+    tree = fields.need(linkerd, "workers", dict, "linkerd.")
+    try:
+        return Workers(
+            fields.whole(tree, "minimum", 1, MOST_WORKERS),
+            fields.whole(tree, "maximum", 1, MOST_WORKERS) if "maximum" in tree else None,
+            fields.number(tree, "ratio", 1.0, least=0.0, most=1.0) if "ratio" in tree else None,
+        )
+    except FieldError as problem:
+        raise FieldError(f"linkerd.workers.{problem}") from None
+
+
+def _parameters(linkerd: Mapping[str, Any]) -> dict[str, str]:
+    tree = fields.need(linkerd, "parameters", dict, "linkerd.")
+    for name, value in tree.items():
+        if not is_parameter(name, value):
+            raise FieldError(f"linkerd.parameters: {fields.shown(name)}: a value of HTTP/2 was expected")
+    return dict(tree)
+
+
+def is_parameter(name: str, value: object) -> bool:
+    """True for a variable of the proxy that concerns HTTP/2 to its clients, and for a value without special characters.
+
+    No other variable may come from Linkerd's configuration: it could replace one that a machine depends on.
+    """
+    return bool(PARAMETER_NAME.fullmatch(name)) and isinstance(value, str) and bool(PARAMETER_VALUE.fullmatch(value))
 
 
 def parse_settings(text: str) -> Settings:
@@ -142,6 +197,9 @@ def parse_settings(text: str) -> Settings:
             proxy_version=fields.need(linkerd, "proxyVersion", str, "linkerd."),
             inbound_policy=fields.text(linkerd, "inboundPolicy", "linkerd."),
             opaque_ports=fields.need(linkerd, "opaquePorts", str, "linkerd."),
+            # An older controller publishes neither.
+            workers=_workers(linkerd) if "workers" in linkerd else Workers(),
+            parameters=_parameters(linkerd) if "parameters" in linkerd else {},
         ),
         anchors=anchors,
         issuer=fields.text(tree, "issuer"),

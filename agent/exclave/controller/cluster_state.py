@@ -7,6 +7,7 @@ from typing import TypeVar
 from exclave.api.definitions.admission import first_fault
 from exclave.api.group import namespace_fault, parse_group
 from exclave.api.issuer import Issuer
+from exclave.api.linkerd_config import read_linkerd
 from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.member import Condition, view_member
 from exclave.api.names import group_of_member, parse_member_name
@@ -14,7 +15,7 @@ from exclave.api.requests import Object, Request
 from exclave.api.workload.opaque_ports import OpaqueMismatch
 from exclave.api.workload.withdrawal import is_withdrawn
 from exclave.controller.cache import Cache, key_of, uid_of
-from exclave.controller.mesh.publish import Published, last_good, read_control_plane, read_linkerd
+from exclave.controller.mesh.publish import Published, last_good, read_control_plane
 from exclave.controller.mesh.trust import ANCHORS, ISSUER, Trust, choose_trust
 from exclave.controller.policy.accept import ACCOUNT_SHARED, accepted_condition
 from exclave.controller.policy.claims import Claims, neighbour_of

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from exclave.api.identity import destination_identity
-from exclave.api.settings import DESTINATION_PORT, POLICY_PORT, Settings, digest
+from exclave.api.settings import DESTINATION_PORT, POLICY_PORT, Settings, Workers, digest
 from exclave.api.workload.opaque_ports import opaque_list
 from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, Family, Instance, instance_address
@@ -38,7 +38,7 @@ _TIMEOUTS = {
     "OUTBOUND_CONNECT_EXP_BACKOFF_MIN": "100ms",
     "OUTBOUND_CONNECT_EXP_BACKOFF_MAX": LONGEST_CONNECT_PAUSE,
     "OUTBOUND_CONNECT_EXP_BACKOFF_JITTER": "0.5",
-    # A connection whose peer has silently disappeared is found in 13 s. Values of Linkerd's chart.
+    # A connection whose peer has silently disappeared is found in 13 s. Linkerd's defaults; settings replace them.
     "INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL": "10s",
     "INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT": "3s",
     "OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL": "10s",
@@ -59,13 +59,13 @@ def proxy_environment(
     *,
     drain: float,
     families: tuple[Family, ...],
-    cores: int = 1,
+    cores: int | None = None,
 ) -> dict[str, str]:
     """The environment of one instance.
 
     `addresses`: the member's in the mesh, the only inbound destinations that the proxy accepts. `families`: those of
     the private link. `drain`: the proxy's grace period in seconds. `log`: its log filter.
-    `cores`: the threads that carry traffic, at most one for each processor.
+    `cores`: the threads that carry traffic, at most one for each processor; None: as Linkerd's configuration.
     """
     inbound_family: Family = 6 if ip_address(addresses[0]).version == 6 else 4
     inbound = instance_address(instance, inbound_family)
@@ -78,14 +78,13 @@ def proxy_environment(
         "OUTBOUND_LISTEN_ADDR": outbound[0],
         "OUTBOUND_LISTEN_ADDRS": ",".join(outbound),
         "ADMIN_LISTEN_ADDR": join_host_port(instance_address(instance), ADMIN_PORT),
-        # As the chart writes a fixed number. Without it the proxy has one thread.
-        "CORES": str(cores),
-        "CORES_MIN": str(cores),
+        **_workers(settings.linkerd.workers if cores is None else Workers(cores)),
         "SHUTDOWN_GRACE_PERIOD": f"{round(drain * 1000)}ms",
         **_identity(settings, socket),
         **_control_plane(settings, member),
         **_inbound(settings, addresses),
         **_TIMEOUTS,
+        **settings.linkerd.parameters,
     }
     return {PREFIX + name: value for name, value in sorted(named.items())}
 
@@ -98,6 +97,16 @@ def environment_digest(environment: Mapping[str, str]) -> str:
 def anchors_digest(environment: Mapping[str, str]) -> str:
     """sha256 (hex) of the trust anchors in an environment, as in a Member's `spec.loaded.anchors`."""
     return digest(environment[f"{PREFIX}IDENTITY_TRUST_ANCHORS"])
+
+
+def _workers(workers: Workers) -> dict[str, str]:
+    """As the chart writes them: older proxies read `CORES`, newer ones `CORES_MIN` first."""
+    return {
+        "CORES": str(workers.minimum),
+        "CORES_MIN": str(workers.minimum),
+        **({"CORES_MAX": str(workers.maximum)} if workers.maximum is not None else {}),
+        **({"CORES_MAX_RATIO": f"{workers.ratio:g}"} if workers.ratio is not None else {}),
+    }
 
 
 def _identity(settings: Settings, socket: Path) -> dict[str, str]:

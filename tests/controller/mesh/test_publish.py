@@ -5,16 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import yaml
 
 from exclave.api.issuer import read_anchors
 from exclave.api.requests import Object
-from exclave.api.settings import ControlPlane, LinkerdSettings, digest, parse_settings
+from exclave.api.settings import ControlPlane, digest, parse_settings
 from exclave.controller.mesh.publish import (
     is_worth_publishing,
     last_good,
     read_control_plane,
-    read_linkerd,
     settings_object,
     settings_of,
 )
@@ -22,112 +20,6 @@ from exclave.controller.policy.register import owner_of
 from support.mesh import mesh
 
 from ..snapshots import GROUP, MESH
-
-VALUES: dict[str, Any] = {
-    "clusterDomain": "cluster.local",
-    "identityTrustDomain": "mesh.example.org",
-    "clusterNetworks": "10.0.0.0/8,100.64.0.0/10, fd00::/8",
-    "linkerdVersion": "edge-26.8.1",
-    "proxy": {
-        "image": {"version": "edge-26.8.2"},
-        "opaquePorts": "25,3306",
-        "defaultInboundPolicy": "deny",
-    },
-}
-WHOLE = LinkerdSettings(
-    namespace="linkerd",
-    trust_domain="mesh.example.org",
-    cluster_domain="cluster.local",
-    cluster_networks=("10.0.0.0/8", "100.64.0.0/10", "fd00::/8"),
-    proxy_version="edge-26.8.2",
-    inbound_policy="deny",
-    opaque_ports="25,3306",
-)
-
-
-YAML_BOMB = "".join(f"a{depth}: &a{depth} [{', '.join([f'*a{depth - 1}'] * 10)}]\n" for depth in range(1, 10))
-YAML_BOMB = f"a0: &a0 [x, x]\n{YAML_BOMB}proxy: {{opaquePorts: *a9}}\n"
-
-
-def config(values: Any) -> dict[str, Any]:
-    return {"data": {"values": yaml.safe_dump(values)}}
-
-
-@pytest.mark.parametrize(
-    ("changes", "wanted"),
-    [
-        pytest.param({}, {}, id="everything as the chart writes it"),
-        pytest.param({"identityTrustDomain": ""}, {"trust_domain": "cluster.local"}, id="the cluster's is trusted"),
-        pytest.param(
-            {"disableIPv6": True},
-            {"cluster_networks": ("10.0.0.0/8", "100.64.0.0/10")},
-            id="IPv6 networks are left out where Linkerd does",
-        ),
-        pytest.param(
-            {"proxy": VALUES["proxy"] | {"opaquePorts": 3306, "image": {"version": 2.15}}, "clusterNetworks": "::/0,"},
-            {"opaque_ports": "3306", "proxy_version": "2.15", "cluster_networks": ("::/0",)},
-            id="a text that YAML reads as a number",
-        ),
-        pytest.param(
-            {"proxy": {"image": {"version": ""}}},
-            {"proxy_version": "edge-26.8.1", "inbound_policy": "all-unauthenticated", "opaque_ports": ""},
-            id="without values of its own the proxy has Linkerd's version and the chart's defaults",
-        ),
-        pytest.param(
-            {"proxy": None, "linkerdVersion": None},
-            {"proxy_version": "", "inbound_policy": "all-unauthenticated", "opaque_ports": ""},
-            id="no version is no reason to stop",
-        ),
-    ],
-)
-def test_linkerd_config(changes: dict[str, Any], wanted: dict[str, Any]) -> None:
-    assert read_linkerd(config(VALUES | changes), "linkerd") == replace(WHOLE, **wanted)
-
-
-@pytest.mark.parametrize(
-    ("found", "text"),
-    [
-        pytest.param({}, "ConfigMap linkerd-config: key `values` with YAML was expected", id="no data"),
-        pytest.param(
-            {"data": {"values": "{"}}, "ConfigMap linkerd-config: key `values` with YAML was expected", id="no YAML"
-        ),
-        pytest.param(config([]), "ConfigMap linkerd-config: key `values` with YAML was expected", id="a list"),
-        pytest.param(
-            config(VALUES | {"clusterDomain": None}),
-            "ConfigMap linkerd-config: values.clusterDomain was expected",
-            id="no domain",
-        ),
-        pytest.param(
-            config(VALUES | {"clusterNetworks": ["10.0.0.0/8"]}),
-            "ConfigMap linkerd-config: values.clusterNetworks was expected",
-            id="networks of another shape",
-        ),
-        pytest.param(
-            config(VALUES | {"clusterNetworks": "10.0.0.0/8,all"}),
-            "ConfigMap linkerd-config: values.clusterNetworks: networks such as 10.0.0.0/8 were expected, found 'all'",
-            id="networks of which one is none",
-        ),
-        pytest.param(
-            {"data": {"values": yaml.safe_dump(VALUES | {"proxy": None}) + YAML_BOMB}},
-            "ConfigMap linkerd-config: opaquePorts: a text was expected, found list",
-            id="a few lines of YAML that expand to a list of billions",
-        ),
-        pytest.param(
-            config(VALUES | {"proxy": "deny"}),
-            "ConfigMap linkerd-config: values.proxy: dict was expected, found str",
-            id="a proxy of another shape",
-        ),
-        pytest.param(
-            config(VALUES | {"identityTrustDomain": 7}),
-            "ConfigMap linkerd-config: values.identityTrustDomain was expected",
-            id="a trust domain that is a number",
-        ),
-    ],
-)
-def test_a_config_that_cannot_be_read_names_what_is_missing(found: dict[str, Any], text: str) -> None:
-    with pytest.raises(ValueError) as refused:
-        read_linkerd(found, "linkerd")
-    assert str(refused.value) == text
 
 
 def test_anchors_are_published_unchanged() -> None:

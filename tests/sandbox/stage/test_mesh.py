@@ -6,10 +6,11 @@ import pytest
 
 from exclave.api.group import parse_group
 from exclave.api.issuer import read_anchors
+from exclave.api.linkerd_config import read_linkerd
 from exclave.api.requests import CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, PODS, create, get
 from exclave.api.settings import ControlPlane
 from exclave.cluster.client import open_cluster
-from exclave.controller.mesh.publish import read_control_plane, read_linkerd
+from exclave.controller.mesh.publish import read_control_plane
 from exclave.errors import ApiRefusal
 from exclave_sandbox.stage import mesh
 from support.mesh import mesh as keys

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-import yaml
-
 from exclave.admin import arguments
 from exclave.admin.group.checks import selects_group
 from exclave.admin.kubectl import Kubectl, Objects
@@ -34,6 +32,7 @@ from exclave.api.definitions.admission import admission_fault
 from exclave.api.fields import FieldError
 from exclave.api.group import Port, account_of, parse_group
 from exclave.api.issuer import Issuer, has_anchor_key, read_anchors, read_issuer
+from exclave.api.linkerd_config import read_linkerd
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.member import READY, condition_of, view_member
 from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION, GROUP_LABEL
@@ -291,10 +290,9 @@ def find_opaque_ports(kubectl: Kubectl, linkerd: str) -> str | None:
     """Linkerd's own list of opaque ports, from its ConfigMap; None if that cannot be read. Raises ClusterError."""
     try:
         config = kubectl.get(kinds.CONFIG_MAPS, linkerd, "linkerd-config")
-        values = yaml.safe_load(str(mapping_in(config, "data")["values"]))
-    except (ApiRefusal, KeyError, yaml.YAMLError):
+        return read_linkerd(config, linkerd).opaque_ports if config is not None else None
+    except (ApiRefusal, *MALFORMED):
         return None  # of these the controller and the other checks report what is a fault
-    return str(mapping_in(values, "proxy").get("opaquePorts") or "")
 
 
 def _ports(group: Object) -> tuple[Port, ...]:

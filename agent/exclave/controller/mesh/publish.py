@@ -1,53 +1,23 @@
-"""Reads the mesh's settings from Linkerd's objects, and renders them as one ConfigMap per group. Pure.
+"""Reads where Linkerd's controllers are, and renders the mesh's settings as one ConfigMap per group. Pure.
 
-Sources, by Linkerd's chart: key `values` (YAML) of ConfigMap `linkerd-config`, and EndpointSlices of the headless
-Services of destination and policy, and of the cluster's DNS. The caller stores the last good reading.
+Sources, by Linkerd's chart: EndpointSlices of the headless Services of destination and policy, and of the cluster's
+DNS. The caller stores the last good reading.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import yaml
-
-from exclave.api import fields
 from exclave.api.malformed import read_each
 from exclave.api.names import SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, Object
-from exclave.api.settings import ControlPlane, LinkerdSettings, Settings, digest, render_settings
+from exclave.api.settings import ControlPlane, Settings, digest, render_settings
 from exclave.controller.policy.register import owner_of
 from exclave.controller.policy.snapshot import Group, Mesh
 
-CONFIG = "ConfigMap linkerd-config"
-WHERE = f"{CONFIG}: values."
 SERVICE_OF_SLICE = "kubernetes.io/service-name"
 DESTINATION = "linkerd-dst-headless"
 POLICY = "linkerd-policy"
 DNS = "kube-dns"
-
-
-def read_linkerd(config_map: Object, namespace: str) -> LinkerdSettings:
-    """Read `linkerd-config`. Raises ValueError naming the missing value."""
-    try:
-        values = yaml.safe_load((config_map.get("data") or {})["values"])
-    except (KeyError, yaml.YAMLError):
-        raise ValueError(f"{CONFIG}: key `values` with YAML was expected") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{CONFIG}: key `values` with YAML was expected")
-    proxy = fields.optional(values, "proxy", dict, WHERE)
-    image = fields.optional(proxy, "image", dict, f"{WHERE}proxy.")
-    networks = [network for part in _text(values, "clusterNetworks").split(",") if (network := part.strip())]
-    if values.get("disableIPv6"):
-        networks = [network for network in networks if ":" not in network]
-    return LinkerdSettings(
-        namespace=namespace,
-        trust_domain=_text(values, "identityTrustDomain" if values.get("identityTrustDomain") else "clusterDomain"),
-        cluster_domain=_text(values, "clusterDomain"),
-        proxy_version=_scalar(image, "version") or _scalar(values, "linkerdVersion"),
-        inbound_policy=_scalar(proxy, "defaultInboundPolicy") or "all-unauthenticated",
-        opaque_ports=_scalar(proxy, "opaquePorts"),
-        cluster_networks=fields.networks({"clusterNetworks": networks}, "clusterNetworks", WHERE),
-    )
 
 
 def read_control_plane(
@@ -126,18 +96,3 @@ def _addresses(slices: Iterable[list[tuple[str, str, bool]]], service: str) -> t
     found = [(address, is_ready) for rows in slices for name, address, is_ready in rows if name == service]
     ready = {address for address, is_ready in found if is_ready}
     return tuple(sorted(ready or {address for address, _ in found}))
-
-
-def _text(values: Mapping[str, Any], key: str) -> str:
-    value = values.get(key)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{CONFIG}: values.{key} was expected")
-    return value
-
-
-def _scalar(values: Mapping[str, Any], key: str) -> str:
-    """A text; "" if there is none. A number is made a text: YAML reads one port or a version so. A list is refused."""
-    value = values.get(key) or ""
-    if type(value) not in (str, int, float):
-        raise ValueError(f"{CONFIG}: {key}: a text was expected, found {type(value).__name__}")
-    return str(value)
