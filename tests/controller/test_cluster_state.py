@@ -115,7 +115,7 @@ DAMAGE = {
     "config": (
         {"data": 7},
         "config, the last good reading is kept: it has another shape than expected: "
-        "TypeError: 'int' object is not subscriptable (exclave/controller/mesh/publish.py:LINE)",
+        "TypeError: 'int' object is not subscriptable (exclave/api/linkerd_config.py:LINE)",
     ),
     "anchors": (
         {"data": {"ca-bundle.crt": "none"}},
