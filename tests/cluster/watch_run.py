@@ -4,6 +4,7 @@ import json
 
 from exclave.api.requests import MEMBERS, Object
 from exclave.cluster.watch import (
+    PAGE,
     Action,
     Answered,
     Arrived,
@@ -69,7 +70,9 @@ class Run:
         if isinstance(action, Fetch):
             path = action.request.path.removeprefix(COLLECTION)
             more = action.request.query.get("continue")
-            return f"fetch {path or 'all'}" + (f" from {more}" if more else "")
+            limit = action.request.query.get("limit", str(PAGE))
+            less = f"{limit} of " if limit != str(PAGE) else ""
+            return f"fetch {less}{path or 'all'}" + (f" from {more}" if more else "")
         if isinstance(action, Open):
             return f"watch from {action.request.query['resourceVersion']}"
         return "read" if isinstance(action, Read) else "give up"

@@ -32,6 +32,7 @@ from exclave.api.names import parse_member_name
 from exclave.api.requests import MEMBERS
 from exclave.api.settings import parse_group, parse_settings, render_group, render_settings
 from exclave.api.workload.opaque_ports import read_opaque
+from exclave.cluster.answers import AnswerReader
 from exclave.cluster.credential import (
     Credential,
     granted_credential,
@@ -54,7 +55,7 @@ from exclave.explain.kernel_state import parse_route
 from exclave.explain.table import parse_rule_texts, parse_table
 from exclave.identity.svid import SvidError, check_svid
 from exclave.kit.formats.host_port import split_host_port
-from exclave.kit.formats.json_text import parse_json
+from exclave.kit.formats.json_text import parse_json, parse_json_cut
 from exclave.kit.formats.nft_json import parse_items
 from exclave.kit.formats.ranges import parse_span
 from exclave.kit.formats.times import epoch, parse_duration
@@ -462,6 +463,8 @@ zone = "a"
 
 PROXY = (
     Target("JSON", parse_json, [as_json(CLAIMS)], (ValueError,), (parse_json,)),
+    Target("JSON with an excess", parse_json_cut, [as_json(CLAIMS)], (ValueError,), (parse_json_cut,)),
+    Target("an answer of the API server", lambda text: AnswerReader().read(text), [EVENT], (ValueError,)),
     Target("a DNS query over UDP", lambda query: respond(SERVICES, query, over_udp=True), [QUERY], (), (respond,)),
     Target("a DNS query over TCP", lambda query: respond(SERVICES, query, over_udp=False), [QUERY], ()),
     Target("a client of the Workload API", serve_call, [http2_call()]),

@@ -17,7 +17,7 @@ from exclave.admin.kubectl_errors import KubectlAction, kubectl_error, kubectl_m
 from exclave.api.requests import SERVICE_ACCOUNTS, Object, Resource, create_token, path_of
 from exclave.cluster.credential import is_token
 from exclave.errors import ApiRefusal, ClusterError, Fault
-from exclave.kit.formats.json_text import parse_json
+from exclave.kit.formats.json_text import parse_json_cut
 
 Objects = list[Object]
 
@@ -170,7 +170,7 @@ class Kubectl:
     def _ask(self, action: KubectlAction, arguments: Sequence[str], body: Object | None = None) -> Object:
         output = self._run(action, arguments, body)
         try:
-            answer = parse_json(output)
+            answer, _ = parse_json_cut(output.encode())  # with --raw, managedFields of any depth come with the objects
         except ValueError:
             answer = None
         if not isinstance(answer, dict):

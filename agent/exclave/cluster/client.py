@@ -14,6 +14,7 @@ from functools import partial
 import trio
 
 from exclave.api.requests import Object, Request, Resource, is_transient
+from exclave.cluster.answers import AnswerTooLarge
 from exclave.cluster.endpoint import Access
 from exclave.cluster.http import Exchange, Fence, Wait, open_exchange
 from exclave.cluster.watch import (
@@ -26,6 +27,7 @@ from exclave.cluster.watch import (
     Lost,
     Open,
     Opened,
+    Oversized,
     Pause,
     Read,
     Report,
@@ -101,16 +103,18 @@ class Cluster:
 
     @asynccontextmanager
     async def watch(
-        self, resource: Resource, namespace: str | None, name: str | None = None
+        self, resource: Resource, namespace: str | None, name: str | None = None, labels: str = ""
     ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
         """Follow all objects in a namespace (None: in all), or the one called `name`, while the block runs.
+
+        `labels` (a label selector) leaves out other objects; one that loses its labels is Removed.
 
         No event is lost. The first is Listed, or for one object Upserted or Removed. Raises ApiRefusal.
         """
         deliver, events = trio.open_memory_channel[WatchEvent](0)
         what = f"{resource.plural} {name or ''}".rstrip()
         report_loop = partial(self._report_loop, f"{what} in {namespace}" if namespace else what)
-        machine = WatchMachine(resource, namespace, name)
+        machine = WatchMachine(resource, namespace, name, labels=labels, read=self._exchange.reader.read)
         follower = _Follower(self._exchange, machine, deliver, self._draw, report_loop)
         async with open_bare_nursery() as nursery:
             nursery.start_soon(follower.run, f"to watch {what}")
@@ -175,6 +179,8 @@ class _Follower:
             return Answered(await self._exchange.answer(request))
         except ApiRefusal as refusal:
             return refusal
+        except AnswerTooLarge as problem:
+            return Oversized(problem.message)
         except ClusterError as problem:
             return Lost(problem.message)
 

@@ -22,11 +22,11 @@ import trio
 
 from exclave import __version__
 from exclave.api.requests import JSON, Object, Request, refusal
+from exclave.cluster.answers import MOST_BYTES, AnswerReader, AnswerTooLarge
 from exclave.cluster.credential import is_token, token_subject
 from exclave.cluster.endpoint import Access, host_and_port, in_turn
 from exclave.cluster.failure import CONNECT, WHOLE, Failure, explain, no_answer, not_kubernetes, unreachable
 from exclave.errors import ClusterError, Fault
-from exclave.kit.formats.json_text import parse_json
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
@@ -151,6 +151,7 @@ class Exchange:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.skew: float | None = None
         self.waits = Waits()
+        self.reader = AnswerReader()
         self._access = access
         self._token = token
         self._now = now
@@ -244,8 +245,9 @@ class Exchange:
         try:
             with trio.move_on_after(holds) as whole:
                 self._answers.add(whole)
-                response = await client.http.send(self._built(client.http, server, request, token, fence))
-                return self._judged(server, request, response, token)
+                built = self._built(client.http, server, request, token, fence)
+                response = await client.http.send(built, stream=True)
+                return self._judged(server, request, response, await _body_of(response, request), token)
             assert whole.cancelled_caught
             self._retire(client)
             return self._failed(request, no_answer(server))
@@ -267,8 +269,7 @@ class Exchange:
                 if response.is_success:
                     self._record_answer(server, request, response)
                     return server, response
-                await response.aread()
-                self._judged(server, request, response, token)
+                self._judged(server, request, response, await _body_of(response, request), token)
             assert whole.cancelled_caught
             return self._failed(request, no_answer(server))
         except (httpx.HTTPError, OSError) as problem:
@@ -300,6 +301,7 @@ class Exchange:
         if request.body is not None:
             headers["Content-Type"] = request.content_type
             content = json.dumps(request.body, separators=(",", ":")).encode()
+        headers["Accept-Encoding"] = "gzip"  # one of which httpx unpacks a piece at a time
         if request.verb == "watch":
             headers["Accept-Encoding"] = "identity"
             timeout = httpx.Timeout(None, connect=CONNECT)
@@ -311,10 +313,12 @@ class Exchange:
             request.method, url, headers=headers, content=content, timeout=timeout, extensions=watched
         )
 
-    def _judged(self, server: str, request: Request, response: httpx.Response, token: str) -> Object | Failure:
+    def _judged(
+        self, server: str, request: Request, response: httpx.Response, content: bytes, token: str
+    ) -> Object | Failure:
         """The object in a complete answer. Raises ApiRefusal."""
         try:
-            body = parse_json(response.content)
+            body = self.reader.read(content)
         except ValueError:
             body = None
         if response.is_success and not isinstance(body, dict):
@@ -401,6 +405,21 @@ async def _discard(client: httpx.AsyncClient) -> None:
         await _close(client)
     except Exception:
         log.debug("connections were not closed in order", exc_info=True)
+
+
+async def _body_of(response: httpx.Response, request: Request) -> bytes:
+    """The whole body, unpacked. Raises AnswerTooLarge."""
+    content = bytearray()
+    try:
+        async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_bytes())) as received:
+            async for piece in received:
+                content += piece
+                if len(content) > MOST_BYTES:
+                    raise AnswerTooLarge(request.what)
+    finally:
+        with shielded(CLOSING):
+            await response.aclose()
+    return bytes(content)
 
 
 async def _bytes_of(response: httpx.Response, server: str) -> AsyncGenerator[bytes, None]:

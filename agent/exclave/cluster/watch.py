@@ -6,8 +6,10 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from exclave.api.requests import Object, Request, Resource, get, is_transient, list_all, path_of
 from exclave.errors import ApiRefusal
@@ -15,6 +17,7 @@ from exclave.kit.formats.json_text import parse_json
 from exclave.kit.tasks.backoff import Backoff
 
 PAGE = 500  # objects of one list request
+SMALLER = 8  # a page whose answer is too large is read again with this part of its objects
 
 SHORTEST, LONGEST = (
     240,
@@ -75,7 +78,7 @@ WatchEvent = Listed | Upserted | Removed
 
 @dataclass(frozen=True)
 class Fetch:
-    """Send this; receive Answered, ApiRefusal or Lost."""
+    """Send this; receive Answered, Oversized, ApiRefusal or Lost."""
 
     request: Request
 
@@ -127,6 +130,13 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class Oversized:
+    """The answer to a Fetch is larger than we read."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Opened:
     """The stream of an Open is open."""
 
@@ -156,7 +166,7 @@ class Lost:
 
 
 # ApiRefusal: the answer to a Fetch or an Open.
-Report = Answered | Opened | Arrived | Ended | Silent | ApiRefusal | Lost
+Report = Answered | Oversized | Opened | Arrived | Ended | Silent | ApiRefusal | Lost
 
 
 class _Step(Enum):
@@ -172,11 +182,21 @@ class WatchMachine:
     A collection is listed page by page, then watched from the list's version. One object is read, then watched by name
     from any version, which needs no right to list. A stream that ends or fails is opened again from the last version. A
     version that is too old (410) requires a new list or read. Pauses grow until a stream succeeds. Refusals (401, 403,
-    …) end in Abort.
+    …) end in Abort. `labels` selects objects of a collection. `read` parses a line of a stream; it raises ValueError.
     """
 
-    def __init__(self, resource: Resource, namespace: str | None, name: str | None = None) -> None:
+    def __init__(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str | None = None,
+        *,
+        labels: str = "",
+        read: Callable[[bytes], Any] = parse_json,
+    ) -> None:
         self._resource = resource
+        self._labels = {"labelSelector": labels} if labels else {}
+        self._read = read
         self._namespace = namespace
         self._name = name
         self._step = _Step.FETCH
@@ -184,6 +204,7 @@ class WatchMachine:
         self._version = ""  # of the last event; the next stream starts there
         self._pages: list[Object] = []
         self._next_page = ""
+        self._page_size = PAGE
         self._last_object: Object | None = None  # the one object, as last delivered
         self._absent = False  # the one object was reported gone
         self._refusal: ApiRefusal | None = None
@@ -239,6 +260,8 @@ class WatchMachine:
             self._receive_data(report.data, now)
         elif isinstance(report, Answered):
             self._receive_answer(report.answer)
+        elif isinstance(report, Oversized):
+            self._receive_oversized(report.why)
         elif isinstance(report, Opened):
             self._step = _Step.READ
             self._opened = self._heard = now
@@ -258,13 +281,14 @@ class WatchMachine:
         if self._name is not None:
             return get(self._resource, self._namespace, self._name)
         page = {"continue": self._next_page} if self._next_page else {}
-        return list_all(self._resource, self._namespace, limit=str(PAGE), **page)
+        return list_all(self._resource, self._namespace, limit=str(self._page_size), **page, **self._labels)
 
     def _stream_request(self) -> Request:
         query = {
             "watch": "1",
             "resourceVersion": self._version,
             "timeoutSeconds": str(self._lifetime),
+            **self._labels,
         }
         if self._version != ANY_VERSION:
             query["allowWatchBookmarks"] = "true"
@@ -310,8 +334,15 @@ class WatchMachine:
                 return
             self._events.append(Listed(tuple(self._pages)))
             self._pages = []
+            self._page_size = PAGE
         self._version = version
         self._step = _Step.OPEN
+
+    def _receive_oversized(self, why: str) -> None:
+        """Read the page again with fewer objects: a few large ones may be among them."""
+        if self._page_size == 1 or self._name is not None:
+            self._try_again(why)
+        self._page_size = max(1, self._page_size // SMALLER)
 
     def _observe(self, found: Object) -> None:
         """Deliver the one object, unless this version was delivered before."""
@@ -342,7 +373,7 @@ class WatchMachine:
 
     def _receive_line(self, line: bytes, now: float) -> None:
         try:
-            event = parse_json(line)
+            event = self._read(line)
             kind, found = event["type"], event["object"]
             version = _version_of(found)
         except (ValueError, TypeError, KeyError, AttributeError):
