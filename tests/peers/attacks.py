@@ -1,5 +1,6 @@
 """What thieves try: who, with which request, and the words that they get to see. Rows of `test_admission`."""
 
+import json
 from typing import Any
 
 from exclave_sandbox.stage.kubernetes import AUDIENCE
@@ -28,6 +29,23 @@ def patching(path: str, **body: Any) -> tuple[str, str, Any]:
     return "PATCH", path, body
 
 
+def fields_of(content: bytes, **body: Any) -> bytes:
+    """A body whose managedFields have this fieldsV1, as JSON."""
+    version = body.get("apiVersion", "coordination.k8s.io/v1")
+    entry = {"manager": "x", "operation": "Update", "apiVersion": version, "fieldsType": "FieldsV1", "fieldsV1": 0}
+    metadata = {**body.pop("metadata", {}), "managedFields": [entry | {"time": "2026-01-02T03:04:05Z"}]}
+    return (
+        json.dumps({**body, "metadata": metadata})
+        .replace('"fieldsV1": 0', '"fieldsV1": @')
+        .encode()
+        .replace(b"@", content)
+    )
+
+
+def nested(levels: int) -> bytes:
+    return b'{"f:a":' * levels + b"{}" + b"}" * levels
+
+
 MINE = members(SHOP, f"web-{TOKEN}-1")
 THEIRS = members(SHOP, f"web-{TOKEN}-2")
 MY_LEASE = leases(SHOP, f"web-{TOKEN}-1")
@@ -38,11 +56,24 @@ READY = {"type": "Ready", "status": "True", "reason": "Ready", "message": ""}
 JOINS_ONLY = "a join token makes the members of its own names, as many as it has uses, and nothing else"
 OWN_NAME = "a machine touches only what bears its own name"
 NO_METADATA = "a machine changes no metadata"
+NO_EXCESS = "a machine writes managedFields as the API server does"
 NONE_WRITTEN = "a machine writes no metadata"
 NOT_AN_ACCOUNT = "an account in this namespace is named <group>.join.<id>-<uses>, <group>.rejoin.<id>-<number> or"
 RBAC = "cannot"
 ONE_ONLY = "a token for one member makes this member, and nothing else"
 NO_SPEC = "the controller changes no spec of a group or a member, and no label or annotation"
+
+# As deep as a request may be in a second: a real API server needs half a minute for 9,900 levels in a patch.
+EXCESSES = {
+    "1,000 levels": nested(1000),
+    "30 levels": nested(30),
+    "60,000 names": b"{" + b",".join(b'"f:k%d":{}' % number for number in range(60_000)) + b"}",
+    "a name of 100,000 characters": b'{"f:spec":{"f:' + b"x" * 100_000 + b'":{}}}',
+    "bytes that are no UTF-8": b'{"f:spec":{"f:\xff\xfe":{}}}',
+    "9,000 names in three levels": b"{" + b",".join(
+        b'"f:%d":{%s}' % (one, b",".join(b'"f:%d":{"f:a":{}}' % other for other in range(90))) for one in range(90)
+    ) + b"}",
+}  # fmt: skip
 
 Attempt = tuple[str, str, Any]
 ATTACKS: dict[str, tuple[str, Attempt, str]] = {
@@ -205,6 +236,25 @@ ATTACKS: dict[str, tuple[str, Attempt, str]] = {
         "machine",
         ("POST", "/apis/certificates.k8s.io/v1/certificatesigningrequests", {"metadata": {"name": "c"}}),
         RBAC,
+    ),
+    **{
+        f"a machine: {excess} in the managedFields of its {what}": (
+            "machine", ("PATCH", path, fields_of(content, apiVersion=version)), NO_EXCESS,
+        )
+        for what, path, version in (
+            ("Member", MINE, "exclave.dev/v1alpha1"),
+            ("Lease", MY_LEASE, "coordination.k8s.io/v1"),
+        )
+        for excess, content in EXCESSES.items()
+    },
+    **{
+        f"a token: a member with {excess} in its managedFields": (
+            "joiner", ("POST", members(SHOP), fields_of(content, **member(f"web-{TOKEN}-2"))), NO_EXCESS,
+        )
+        for excess, content in EXCESSES.items()
+    },
+    "a machine: a megabyte in its Lease as generateName": (
+        "machine", patching(MY_LEASE, metadata={"generateName": "x" * 500_000}), NO_METADATA,
     ),
     "a token for one member: another member": ("again", ("POST", members(SHOP), member(f"web-{TOKEN}-2")), ONE_ONLY),
     "a token for one member: one slot less": ("again", ("POST", members(SHOP), member(f"web-{TOKEN}-3")), ONE_ONLY),

@@ -147,7 +147,9 @@ def wait_guarded(town: Town) -> None:
 def attempt(client: httpx.Client, what: Attempt) -> httpx.Response:
     method, path, body = what
     if method == "PATCH":
-        return client.patch(path, content=json.dumps(body), headers=MERGE)
+        return client.patch(path, content=body if isinstance(body, bytes) else json.dumps(body), headers=MERGE)
+    if isinstance(body, bytes):
+        return client.request(method, path, content=body, headers={"Content-Type": "application/json"})
     if method == "APPLY":
         return client.patch(f"{path}?fieldManager=x", content=json.dumps(body), headers=APPLY)
     return client.request(method, path, json=body)
