@@ -1,6 +1,9 @@
 """The controller's metrics: their values, and the server, read by prometheus_client's own parser."""
 
+import socket
+import threading
 from collections import Counter
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -10,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from exclave.api.member import Condition, view_member
 from exclave.controller.telemetry import metrics
 from exclave.controller.telemetry.metrics import (
+    MOST_CONNECTIONS,
     MemberStates,
     Metric,
     controller_metrics,
@@ -139,3 +143,50 @@ async def test_a_replica_that_cannot_follow_the_cluster_is_healthy_but_not_ready
         assert (await ask(port, "/healthz")).status_code == 200
         answer = await ask(port, "/readyz")
         assert (answer.status_code, answer.text) == (503, f"{fault}\n")
+
+
+def connected(port: int) -> socket.socket:
+    found = socket.create_connection(("127.0.0.1", port))
+    found.settimeout(60)
+    return found
+
+
+def threads_of_connections() -> int:
+    return sum("process_request_thread" in one.name for one in threading.enumerate())
+
+
+async def test_silent_connections_stop_no_probe_and_have_a_bounded_number_of_threads() -> None:
+    before = threads_of_connections()
+    async with open_health("127.0.0.1", 0, lambda: METRICS, lambda: None) as port:
+        with ExitStack() as stack:
+            silent = [stack.enter_context(connected(port)) for _ in range(4 * MOST_CONNECTIONS)]
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                assert (await client.get("/healthz")).status_code == 200
+            assert await trio.to_thread.run_sync(silent[0].recv, 1) == b"", "the oldest was ended"
+            for _ in range(6000):
+                if threads_of_connections() - before <= MOST_CONNECTIONS:
+                    break
+                await trio.sleep(0.01)  # threads whose connections were ended need a moment
+            else:
+                raise AssertionError(f"{threads_of_connections() - before} threads")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nA: "])
+async def test_a_connection_ends_though_its_client_sends_nothing_more(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(metrics, "LONGEST", 0.1)
+    async with open_health("127.0.0.1", 0, lambda: METRICS, lambda: None) as port:
+        with connected(port) as silent:
+            silent.sendall(sent)
+            assert await trio.to_thread.run_sync(silent.recv, 1) == b""
+
+
+async def test_a_client_that_sends_a_byte_now_and_then_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "LONGEST", 0.3)
+    async with open_health("127.0.0.1", 0, lambda: METRICS, lambda: None) as port:
+        with connected(port) as slow:
+            with pytest.raises(OSError), trio.fail_after(60):
+                while True:
+                    await trio.to_thread.run_sync(slow.sendall, b"x")
+                    await trio.sleep(0.05)

@@ -52,3 +52,36 @@ async def test_it_trusts_nobody() -> None:
         with pytest.raises(httpx.ConnectError):
             await client.get(f"{served.url}/ready")
         assert served.asked == []
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "piece", "pause"),
+    [
+        pytest.param(HEAD + b"\r\n", b"x" * 1_000_000, 0.0, id="an endless answer"),
+        pytest.param(HEAD + b"\r\n", b"x", 0.01, id="an answer in small pieces, for ever"),
+        pytest.param(HEAD + b"Content-Encoding: gzip\r\n\r\n", b"x", 0.01, id="a compressed answer"),
+    ],
+)
+async def test_an_answer_is_bounded_in_size_and_time(head: bytes, piece: bytes, pause: float) -> None:
+    async def flood(stream: trio.SocketStream) -> None:
+        async with stream:
+            try:
+                await stream.receive_some()
+                await stream.send_all(head)
+                while True:
+                    await stream.send_all(b"%x\r\n%s\r\n" % (len(piece), piece))
+                    await trio.sleep(pause)
+            except trio.BrokenResourceError:
+                pass
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, flood, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        seconds = 1.0 if pause else 600.0
+        async with open_plain_client("127.0.0.1", port, seconds) as client:
+            with pytest.raises(httpx.ReadError, match="was expected"), trio.fail_after(120):
+                await client.get("/metrics")
+        nursery.cancel_scope.cancel()

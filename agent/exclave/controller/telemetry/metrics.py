@@ -10,8 +10,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from socket import SHUT_RDWR, socket
 from socketserver import ThreadingMixIn
 from typing import Any, Literal
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -29,6 +30,8 @@ from exclave.kit.tasks.supervise import supervise
 log = logging.getLogger(__name__)
 
 EVERY = 1.0  # seconds between two snapshots
+MOST_CONNECTIONS = 32  # a kubelet and a few Prometheus servers ask, each over one connection at a time
+LONGEST = 5.0  # seconds that a connection may last: everybody in the cluster may open one, and send nothing
 STUCK = 30.0  # seconds without a snapshot after which the event loop counts as stopped
 
 CONTENT = "text/plain; version=0.0.4; charset=utf-8"
@@ -138,7 +141,46 @@ class _Snapshot:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """One thread for each connection, `MOST_CONNECTIONS` at most, each for `LONGEST` seconds at most."""
+
     daemon_threads = True
+    request_queue_size = MOST_CONNECTIONS
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open: dict[socket, float] = {}  # when each connection began, the oldest first
+        self._lock = threading.Lock()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection. One connection too many ends the oldest: a probe's answer takes milliseconds."""
+        with self._lock:
+            self._open[request] = time.monotonic()
+            if len(self._open) > MOST_CONNECTIONS:
+                self._end(next(iter(self._open)))
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        with self._lock:
+            self._open.pop(request, None)
+            super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """End what has lasted too long. `serve_forever` calls this at least twice a second."""
+        with self._lock:
+            for request, began in list(self._open.items()):
+                if time.monotonic() - began > LONGEST:
+                    self._end(request)
+
+    def _end(self, request: socket) -> None:
+        # Its thread is reading or writing: that fails now, and the thread closes the socket.
+        del self._open[request]
+        with suppress(OSError):
+            request.shutdown(SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log a connection that broke, which is nobody's fault."""
+        log.debug("a connection of %s broke", client_address, exc_info=True)
 
 
 class _Quiet(WSGIRequestHandler):
