@@ -41,7 +41,7 @@ from exclave.errors import ApiRefusal
 from exclave.identity.svid import check_svid
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
-from .snapshots import KEY, MARK_KEY, MESH, NAME, NAMESPACE, make_member
+from .snapshots import ADMITTED, KEY, LIVE, MARK_KEY, MESH, NAME, NAMESPACE, make_member, with_status
 
 pytestmark = pytest.mark.slow
 
@@ -334,3 +334,32 @@ async def test_a_refusal_by_the_server_is_raised(tmp_path: Path) -> None:
         with pytest.raises(ApiRefusal) as refused:
             await one.execute(PutWorkload(wanted))
         assert refused.value.status == 409
+
+
+async def test_the_unlabelled_lease_of_a_live_member_is_adopted_with_its_heartbeats(tmp_path: Path) -> None:
+    async with scene(tmp_path) as one:
+        place = (NAMESPACE, NAME)
+        spec = {"holderIdentity": "b.n", "renewTime": "2027-01-15T08:00:00.000000Z"}
+        lease = {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": {"name": NAME}, "spec": spec}
+        await one.cluster.admin.send(create(LEASES, NAMESPACE, lease))
+        live = one.snapshot.replaced(member=with_status(one.snapshot.member, ADMITTED, LIVE))
+        after = await one.executor.execute(Action.MAKE_LEASE, live)
+        assert after is not None
+        assert after.has_lease
+        assert after.adopted_lease is not None
+        found = await one.cluster.admin.send(get(LEASES, *place))
+        assert found["metadata"]["labels"] == {"exclave.dev/group": "web"}
+        assert found["spec"] == after.adopted_lease["spec"] == spec
+
+
+async def test_a_lease_that_was_there_before_a_new_member_is_replaced(tmp_path: Path) -> None:
+    async with scene(tmp_path) as one:
+        spec = {"holderIdentity": "b.n", "renewTime": "2027-01-15T08:00:00.000000Z"}
+        lease = {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": {"name": NAME}, "spec": spec}
+        await one.cluster.admin.send(create(LEASES, NAMESPACE, lease))
+        after = await one.executor.execute(Action.MAKE_LEASE, one.snapshot)
+        assert after is not None
+        assert after.has_lease
+        found = await one.cluster.admin.send(get(LEASES, NAMESPACE, NAME))
+        assert not found.get("spec")
+        assert found["metadata"]["labels"] == {"exclave.dev/group": "web"}

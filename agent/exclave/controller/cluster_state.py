@@ -298,6 +298,12 @@ class ClusterState:
                 memory[key] = uid
             else:
                 memory.pop(key, None)
+        if after.adopted_lease is not None:
+            self.leases.merge_response(key, after.adopted_lease)
+            self.liveness.observe(key, after.now)
+            self.liveness.mark_live([key])
+            has_heartbeat, live = self.liveness.has_heartbeat(key), self.liveness.is_live(key)
+            after = after.replaced(adopted_lease=None, has_heartbeat=has_heartbeat, live=live)
         workload = self.workloads.objects.get(key)
         return after.replaced(member=member, workload=workload), self._refresh_member(key)
 

@@ -12,7 +12,14 @@ from exclave.api.group import parse_group
 from exclave.api.issuer import Issuer
 from exclave.api.malformed import MALFORMED
 from exclave.api.member import READY, Condition, with_condition
-from exclave.api.names import FINALIZER, PORTS_FINALIZER, accounts_namespace, parse_member_name
+from exclave.api.names import (
+    FINALIZER,
+    GROUP_LABEL,
+    PORTS_FINALIZER,
+    accounts_namespace,
+    group_of_member,
+    parse_member_name,
+)
 from exclave.api.requests import (
     EXTERNAL_WORKLOADS,
     LEASES,
@@ -90,9 +97,7 @@ class Executor:
             await self._unless((409,), create(SERVICE_ACCOUNTS, accounts, {"metadata": {"name": account}}))
             return snapshot.replaced(has_account=True)
         if action is Action.MAKE_LEASE:
-            lease = {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": {"name": name}, "spec": {}}
-            await self._unless((409,), create(LEASES, namespace, lease))
-            return snapshot.replaced(has_lease=True)
+            return await self._make_lease(snapshot)
         if action is Action.SIGN:
             return await self._sign(snapshot)
         if action is Action.ADOPT:
@@ -112,6 +117,22 @@ class Executor:
             await self._release((MEMBERS, namespace, name), FINALIZER)
             return None
         return await self._retire_workload(action, snapshot)
+
+    async def _make_lease(self, snapshot: MemberSnapshot) -> MemberSnapshot:
+        namespace, name = snapshot.namespace, snapshot.view.name
+        metadata = {"name": name, "labels": {GROUP_LABEL: group_of_member(name)}}
+        lease = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata, "spec": {}}
+        made = await self._unless((409,), create(LEASES, namespace, lease))
+        if made is None and not snapshot.was_live:
+            # It was there before this Member, so its renewals prove nothing about this one: make another.
+            await self._unless((404,), delete(LEASES, namespace, name))
+            made = await self._cluster.send(create(LEASES, namespace, lease))
+        if made is not None:
+            return snapshot.replaced(has_lease=True)
+        # An earlier version made it without the label, or somebody has removed the label: the watch does not show it.
+        label = _metadata(labels={GROUP_LABEL: group_of_member(name)})
+        adopted = await self._cluster.send(patch(LEASES, namespace, name, label))
+        return snapshot.replaced(has_lease=True, adopted_lease=adopted)
 
     async def _retire_workload(self, action: Action, snapshot: MemberSnapshot) -> MemberSnapshot:
         place = (EXTERNAL_WORKLOADS, snapshot.namespace, snapshot.view.name)

@@ -16,7 +16,7 @@ import trio
 from exclave.api.definitions.manifests import admission_objects
 from exclave.api.malformed import MALFORMED, fault_text, object_title, read_each
 from exclave.api.member import Condition
-from exclave.api.names import MARK_SECRET, group_of_member, settings_name
+from exclave.api.names import GROUP_LABEL, MARK_SECRET, group_of_member, settings_name
 from exclave.api.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
@@ -105,6 +105,7 @@ class Watch:
     changed: Callable[[list[Key]], None]
     namespace: str | None = None
     name: str | None = None
+    labels: str = ""
 
 
 class Controller:
@@ -185,7 +186,7 @@ class Controller:
             Watch(state.groups, WORKLOAD_GROUPS, self._groups_changed),
             Watch(state.members, MEMBERS, self._members_added_or_removed),
             Watch(state.workloads, EXTERNAL_WORKLOADS, self._members_changed),
-            Watch(state.leases, LEASES, self._leases_changed),
+            Watch(state.leases, LEASES, self._leases_changed, labels=GROUP_LABEL),  # not those of nodes and tenants
             Watch(state.linkerd_slices, ENDPOINT_SLICES, self._mesh_changed, linkerd),
             Watch(state.dns_slices, ENDPOINT_SLICES, self._mesh_changed, "kube-system"),
         ]
@@ -201,7 +202,7 @@ class Controller:
         return watches
 
     async def _follow(self, watch: Watch, watches: list[Watch]) -> None:
-        async with self._cluster.watch(watch.resource, watch.namespace, watch.name) as events:
+        async with self._cluster.watch(watch.resource, watch.namespace, watch.name, watch.labels) as events:
             async for event in events:
                 watch.changed(watch.cache.apply(event))
                 if not self.ready.is_set() and all(one.cache.synced for one in watches):

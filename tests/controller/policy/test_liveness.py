@@ -10,6 +10,7 @@ from exclave.cluster.watch import Listed, Removed, Upserted
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.policy.liveness import (
     FORGET_CLONE,
+    MOST_HOLDERS,
     MOST_WRITES,
     SHORTEST,
     Holders,
@@ -135,6 +136,12 @@ def observed(*holders: str) -> Holders:
 )
 def test_a_boot_that_comes_back_means_two_machines(holders: list[str], clones: tuple[str, str] | None) -> None:
     assert observed(*holders).clones(10.0) == clones
+
+
+def test_the_boots_of_a_lease_that_are_remembered_are_bounded() -> None:
+    found = observed(*(f"boot-{number}" for number in range(1000)))
+    assert len(found.before) == MOST_HOLDERS
+    assert found.observe("boot-998", 1000.0).clones(1000.0) == ("boot-998", "boot-999")
 
 
 def test_two_boots_in_turns_are_reported_in_one_order() -> None:

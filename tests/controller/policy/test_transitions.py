@@ -95,6 +95,10 @@ SCENARIOS: dict[str, tuple[MemberSnapshot, Transition]] = {
     ),
     "an admitted Member gets an account": (make_snapshot(), Action.MAKE_ACCOUNT),
     "then a Lease": (make_snapshot(has_account=True), Action.MAKE_LEASE),
+    "an old member whose Lease is not watched gets it before anything is decided": (
+        settled_snapshot(has_lease=False, has_heartbeat=False, live=False),
+        Action.MAKE_LEASE,
+    ),
     "a Member with a heartbeat has an account": (
         settled_snapshot(has_account=False),
         None,
@@ -556,3 +560,17 @@ def test_a_removal_empties_the_ports_before_it_deletes_anything_with_ports() -> 
 def test_a_member_without_objects_is_released_at_once() -> None:
     snapshot = make_snapshot(make_member(deleting=True), account_deleted=True)
     assert next_removal(snapshot) == Action.RELEASE_MEMBER
+
+
+def test_a_member_whose_lease_somebody_deleted_is_not_live_and_is_not_abandoned() -> None:
+    snapshot = settled_snapshot(has_heartbeat=False, live=False, now=NOW + 3600.0)
+    for _ in range(2):
+        transition = next_transition(snapshot)
+        if isinstance(transition, WriteStatus):
+            snapshot = executed(transition, snapshot)
+            assert snapshot.view.live == Condition(
+                "Live", False, "NotLive", "its Lease has not been renewed for three intervals"
+            )
+        assert not isinstance(transition, DeleteMember)
+    assert snapshot.view.live is not None
+    assert not snapshot.view.live.status

@@ -12,6 +12,7 @@ MOST_WRITES = 50.0  # heartbeats a second, all members together; above it, the i
 SLACK = 0.8  # the interval is halved only below this part of `MOST_WRITES`, because every member must load a change
 FORGET_CLONE = 600.0  # seconds after which a second machine without heartbeats is no longer reported
 MISSED = 3  # heartbeat intervals
+MOST_HOLDERS = 16  # earlier boots of one Lease that are remembered. A copied credential returns after one or two.
 LEAST_STORM = 3  # members that must fall silent together to count as one outage
 
 
@@ -30,7 +31,7 @@ class Holders:
     """The boots that renewed a Lease: the last one, earlier ones, and when one of these returned (epoch seconds)."""
 
     last: str = ""
-    before: frozenset[str] = frozenset()
+    before: tuple[str, ...] = ()  # the latest last
     returned_at: float | None = None
     returned: tuple[str, str] | None = None
 
@@ -41,8 +42,12 @@ class Holders:
         # A machine draws a new name at each boot. An earlier one returns if two machines use one copied credential.
         if holder in self.before:
             first, second = sorted((self.last, holder))  # sorted, or the condition would change at each heartbeat
-            return Holders(holder, self.before | {self.last}, now, (first, second))
-        return Holders(holder, self.before | ({self.last} - {""}), self.returned_at, self.returned)
+            return Holders(holder, self._earlier(), now, (first, second))
+        return Holders(holder, self._earlier(), self.returned_at, self.returned)
+
+    def _earlier(self) -> tuple[str, ...]:
+        others = tuple(one for one in self.before if one != self.last)
+        return (*others, self.last)[-MOST_HOLDERS:] if self.last else others
 
     def clones(self, now: float) -> tuple[str, str] | None:
         """The two boots that renew in turns; None if there is only one machine."""

@@ -18,6 +18,8 @@ Key = tuple[str, str]  # namespace and name of an object
 Adoption = Literal["unread", "adopted", "refused", "unknown"]
 """Whether an earlier version admitted a Member. `unknown`: its accounts cannot be read now."""
 
+NO_HEARTBEAT = "NoHeartbeat"  # reason of condition Live: there never was a heartbeat
+
 
 @dataclass(frozen=True)
 class Group:
@@ -113,6 +115,7 @@ class MemberSnapshot:
     workload: Object | None = None  # its ExternalWorkload
     has_account: bool = False
     has_lease: bool = False
+    adopted_lease: Object | None = None  # its Lease, which the watch has not reported
     has_heartbeat: bool = False  # its Lease was renewed at least once
     live: bool = False  # its Lease is being renewed
     clones: tuple[str, str] | None = None  # the two boots that renew its Lease in turns, if two machines do
@@ -158,6 +161,11 @@ class MemberSnapshot:
         """True if an admin has cordoned it."""
         annotations = self.member["metadata"].get("annotations") or {}
         return bool(annotations.get(CORDONED) == "true")
+
+    @property
+    def was_live(self) -> bool:
+        """True if there was a heartbeat at some time, also if its Lease was deleted since."""
+        return self.has_heartbeat or (self.view.live is not None and self.view.live.reason != NO_HEARTBEAT)
 
     @property
     def namespace(self) -> str:

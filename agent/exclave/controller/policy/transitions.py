@@ -30,7 +30,7 @@ from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.liveness import FORGET_CLONE
 from exclave.controller.policy.mark import mark_of
 from exclave.controller.policy.register import is_ready, register, withdraw
-from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
+from exclave.controller.policy.snapshot import NO_HEARTBEAT, Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
 
 NOT_LIVE = "NotLive"  # reason of condition Live: heartbeats have stopped
@@ -120,7 +120,9 @@ def next_transition(snapshot: MemberSnapshot) -> Transition | None:
         return _refuse(snapshot, result)
     if snapshot.group is None or snapshot.mesh is None:
         return None  # admitted, but nothing can be decided now: do not change what runs
-    if not snapshot.has_heartbeat and _age(snapshot) > ABANDONED_AFTER:
+    if not snapshot.has_lease and snapshot.was_live:
+        return Action.MAKE_LEASE  # before anything is decided by its heartbeats
+    if not snapshot.was_live and _age(snapshot) > ABANDONED_AFTER:
         return DeleteMember("it never sent a heartbeat")
     if (why := _end_of(snapshot, snapshot.group)) is not None:
         return DeleteMember(why)
@@ -208,7 +210,7 @@ def _serve(snapshot: MemberSnapshot, group: Group, mesh: Mesh, result: AdmitResu
     workload = snapshot.workload
     if workload is not None and workload["metadata"].get("deletionTimestamp"):
         return retire_workload(snapshot)  # deleted by another client: release it, then create it again
-    if snapshot.has_heartbeat and not snapshot.live and is_ready(workload):
+    if snapshot.was_live and not snapshot.live and is_ready(workload):
         return MarkNotReady(NOT_LIVE, "no heartbeat for three intervals")
     step = register(snapshot, group, mesh)
     if isinstance(step, Request):
@@ -217,7 +219,7 @@ def _serve(snapshot: MemberSnapshot, group: Group, mesh: Mesh, result: AdmitResu
         return WriteStatus(patch)  # before a renewal, which may fail; a joining machine gets everything at once
     if snapshot.signed is None and _awaits_certificate(snapshot) and signing_fault(snapshot) is None:
         return Action.SIGN
-    has_credential = snapshot.has_heartbeat or snapshot.view.credential is not None or snapshot.sealed is not None
+    has_credential = snapshot.was_live or snapshot.view.credential is not None or snapshot.sealed is not None
     if not has_credential and _may_have_keys(snapshot):
         return Action.SEAL
     if patch := status_patch(snapshot, result):
@@ -327,9 +329,9 @@ def _certified(snapshot: MemberSnapshot) -> Condition | None:
 def _live(snapshot: MemberSnapshot) -> Condition:
     if snapshot.live:
         return Condition(LIVE, True, "HeartbeatsArrive", "its Lease is being renewed")
-    if snapshot.has_heartbeat:
+    if snapshot.was_live:
         return Condition(LIVE, False, NOT_LIVE, "its Lease has not been renewed for three intervals")
-    return Condition(LIVE, False, "NoHeartbeat", "its Lease has never been renewed")
+    return Condition(LIVE, False, NO_HEARTBEAT, "its Lease has never been renewed")
 
 
 def _certificate(snapshot: MemberSnapshot, signed: Signed) -> dict[str, Any]:
