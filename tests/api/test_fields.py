@@ -20,6 +20,21 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "half a character is no text": (
         lambda: fields.text({"a": "\ud800"}, "a"), "a: a text was expected, found '\\ud800'",
     ),
+    "a NUL is no text": (lambda: fields.text({"a": "x\0"}, "a"), "a: a text was expected, found 'x\\x00'"),
+    "nor is a line end": (lambda: fields.text({"a": "x\n"}, "a"), "a: a text was expected, found 'x\\n'"),
+    "nor is a NUL in lines": (
+        lambda: fields.text({"a": "x\n\0"}, "a", lines=True), "a: a text was expected, found 'x\\n\\x00'",
+    ),
+    "a text that is too long": (
+        lambda: fields.text({"a": "x" * 5000}, "a"), "a: at most 4096 characters were expected, found 5000",
+    ),
+    "a list that is too long": (
+        lambda: fields.networks({"a": ["10.0.0.0/8"] * 1001}, "a"), "a: at most 1000 entries were expected, found 1001",
+    ),
+    "a mapping with too many keys": (
+        lambda: fields.optional({"a": {str(key): 1 for key in range(1001)}}, "a", dict),
+        "a: at most 1000 entries were expected, found 1001",
+    ),
     "a number below": (lambda: fields.whole({"a": -1}, "a", 0, 9), "a: 0 to 9, found -1"),
     "a number above": (lambda: one_to_nine(9.5), "a: a number from 1 to 9 was expected, found 9.5"),
     "not a number": (lambda: one_to_nine(float("nan")), "a: a number from 1 to 9 was expected, found nan"),

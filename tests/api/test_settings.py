@@ -145,6 +145,16 @@ def written(place: tuple[Any, ...], value: Any) -> str:
 
 
 FIELDS = [place for place in places(WHOLE) if place != ("version",)]
+
+
+def value_at(place: tuple[Any, ...]) -> Any:
+    """The value of a field of settings."""
+    found = WHOLE
+    for key in place:
+        found = found[key]
+    return found
+
+
 MAY_BE_NULL = {
     ("group", *place)
     for place in (
@@ -204,6 +214,30 @@ OUT_OF_RANGE: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "group.after": (("group", "failure", "after"), ("99999999h", "soon")),
     "group.capture": (("group", "capture"), ("", "most")),
 }
+
+
+TEXTS = [place for place in FIELDS if isinstance(value_at(place), str)]
+LISTS = [place for place in FIELDS if isinstance(value_at(place), (list, dict))]
+
+
+@pytest.mark.parametrize("place", TEXTS, ids=lambda place: ".".join(map(str, place)))
+@pytest.mark.parametrize("text", ["\0", "x\0y", "\x1b[2J", "x" * 1_000_000], ids=["NUL", "a NUL inside", "ESC", "1 MB"])
+def test_a_text_with_control_characters_or_of_a_megabyte_is_refused(place: tuple[Any, ...], text: str) -> None:
+    with pytest.raises(FieldError):
+        parse_settings(written(place, text))
+
+
+@pytest.mark.parametrize("place", LISTS, ids=lambda place: ".".join(map(str, place)))
+def test_ten_thousand_entries_are_refused(place: tuple[Any, ...]) -> None:
+    found = value_at(place)
+    if isinstance(found, dict):
+        if place != ("group", "labels"):
+            return  # unknown keys of settings are ignored, since a newer controller may write them
+        many: Any = {f"l{number}": "x" for number in range(10_000)}
+    else:
+        many = [found[0] if found else "10.0.0.1"] * 10_000
+    with pytest.raises(FieldError, match="entries"):
+        parse_settings(written(place, many))
 
 
 @pytest.mark.parametrize(

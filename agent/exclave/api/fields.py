@@ -3,6 +3,7 @@
 Types are JSON's: true is no number, null is no text. `where` is the path before the field's name, such as `linkerd.`.
 """
 
+import re
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -11,19 +12,32 @@ from exclave.kit.formats.times import format_duration, parse_duration
 
 LONGEST = 1000 * 365 * 86400.0  # seconds of a duration at most. Such a time from now is still a valid date.
 MOST_SHOWN = 100  # characters of a value in an error
+MOST_ENTRIES = 1000  # of a list or a mapping. What the agent makes of them, such as nftables rules, grows with them.
+LONGEST_TEXT = 4096  # characters of a text of one line
+LONGEST_LINES = 256 * 1024  # characters of a text of several lines, such as certificates in PEM
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
+_CONTROL_BUT_LINE_ENDS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class FieldError(ValueError):
     """A field that is missing, of a wrong type or out of its range; the text names the field."""
 
 
-def need(tree: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
-    """A required field of this type."""
+def need(tree: Mapping[str, Any], key: str, kind: type, where: str = "", *, lines: bool = False) -> Any:
+    """A required field of this type and of a bounded size. A text has no control characters; line ends need `lines`."""
     value = tree.get(key)
     if type(value) is not kind:
         raise FieldError(f"{where}{key}: {kind.__name__} was expected, found {type(value).__name__}")
-    if isinstance(value, str) and not _is_unicode(value):
-        raise FieldError(f"{where}{key}: a text was expected, found {shown(value)}")
+    if isinstance(value, str):
+        most = LONGEST_LINES if lines else LONGEST_TEXT
+        if len(value) > most:
+            raise FieldError(f"{where}{key}: at most {most} characters were expected, found {len(value)}")
+        if not _is_unicode(value) or (_CONTROL_BUT_LINE_ENDS if lines else _CONTROL).search(value):
+            raise FieldError(f"{where}{key}: a text was expected, found {shown(value)}")
+    if isinstance(value, (list, dict)) and len(value) > MOST_ENTRIES:
+        raise FieldError(f"{where}{key}: at most {MOST_ENTRIES} entries were expected, found {len(value)}")
     return value
 
 
@@ -32,9 +46,9 @@ def optional(tree: Mapping[str, Any], key: str, kind: type, where: str = "") -> 
     return kind() if tree.get(key) is None else need(tree, key, kind, where)
 
 
-def text(tree: Mapping[str, Any], key: str, where: str = "") -> str:
-    """A text that is not empty."""
-    found: str = need(tree, key, str, where)
+def text(tree: Mapping[str, Any], key: str, where: str = "", *, lines: bool = False) -> str:
+    """A text that is not empty, as `need` reads it."""
+    found: str = need(tree, key, str, where, lines=lines)
     if not found:
         raise FieldError(f"{where}{key}: a text was expected, found none")
     return found

@@ -181,7 +181,7 @@ def parse_settings(text: str) -> Settings:
         spec = parse_group(name, group)
     except FieldError as problem:
         raise FieldError(f"group.{problem}") from None
-    anchors = fields.text(tree, "anchors")
+    anchors = fields.text(tree, "anchors", lines=True)
     try:
         read_blocks(anchors)
     except ValueError:
@@ -196,7 +196,7 @@ def parse_settings(text: str) -> Settings:
             cluster_networks=fields.networks(linkerd, "clusterNetworks", "linkerd."),
             proxy_version=fields.need(linkerd, "proxyVersion", str, "linkerd."),
             inbound_policy=fields.text(linkerd, "inboundPolicy", "linkerd."),
-            opaque_ports=fields.need(linkerd, "opaquePorts", str, "linkerd."),
+            opaque_ports=fields.need(linkerd, "opaquePorts", str, "linkerd.", lines=True),
             # An older controller publishes neither.
             workers=_workers(linkerd) if "workers" in linkerd else Workers(),
             parameters=_parameters(linkerd) if "parameters" in linkerd else {},
