@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
-from exclave.controller.queue import FAILURES, WorkQueue
+from exclave.controller.queue import FAILURES, Lanes, WorkQueue
 from exclave.errors import ClusterError, Fault
 
 Reconcile = Callable[[str], Awaitable[float | None]]
@@ -232,3 +234,44 @@ async def test_the_nearest_repetition_comes_first_whatever_their_order(
     assert [(key, round(when)) for key, when in reconciled[3:]] == [
         ("sooner", 2), ("soon", 5), ("between", 20), ("other", 30), ("late", 50),
     ]  # fmt: skip
+
+
+async def test_many_keys_of_one_lane_delay_a_key_of_another_lane_by_one_turn(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    reconciled: list[str] = []
+
+    async def reconcile(key: str) -> None:
+        await trio.sleep(1)
+        reconciled.append(key)
+
+    def lane_of(key: str) -> tuple[str, str]:
+        namespace, group, _ = key.split("/")
+        return namespace, group
+
+    queue: WorkQueue[str] = WorkQueue(reconcile, lambda: 0.0, lane_of)
+    for number in range(400):
+        queue.add_nowait(f"shop/flood/{number}")
+    for key in ("shop/web/1", "bank/pay/1", "shop/web/2"):
+        queue.add_nowait(key)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(queue.run, 1)
+        await trio.sleep(8.5)
+        nursery.cancel_scope.cancel()
+    assert reconciled == [
+        "shop/flood/0", "bank/pay/1", "shop/web/1", "shop/flood/1", "shop/web/2", "shop/flood/2", "shop/flood/3",
+        "shop/flood/4",
+    ]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers())))
+def test_lanes_lose_nothing_and_each_has_its_own_order(keys: list[tuple[int, int, int]]) -> None:
+    lanes: Lanes[tuple[int, int, int]] = Lanes(lambda key: key[:2])
+    for key in keys:
+        lanes.append(key)
+    found = []
+    while lanes:
+        found.append(lanes.popleft())
+    assert sorted(found) == sorted(keys)
+    for lane in {key[:2] for key in keys}:
+        assert [key for key in found if key[:2] == lane] == [key for key in keys if key[:2] == lane]

@@ -1,4 +1,7 @@
-"""A queue of keys that workers reconcile: each key once at a time, failures again after a growing pause."""
+"""A queue of keys that workers reconcile: each key once at a time, failures again after a growing pause.
+
+Keys are in lanes, which have equal shares: many keys of one lane delay a key of another lane by one turn.
+"""
 
 import logging
 from collections import deque
@@ -18,13 +21,50 @@ K = TypeVar("K", bound=Hashable)
 FAILURES = Backoff(first=0.2, most=60.0)
 
 
-class WorkQueue(Generic[K]):
-    """Reconciles keys. `reconcile` returns seconds until the key's next turn, None without one. `draw`: in [0, 1)."""
+class Lanes(Generic[K]):
+    """Keys that wait. `lane_of` returns the lane of a key and the lane in that, such as namespace and group."""
 
-    def __init__(self, reconcile: Callable[[K], Awaitable[float | None]], draw: Callable[[], float]) -> None:
+    def __init__(self, lane_of: Callable[[K], tuple[Hashable, Hashable]]) -> None:
+        self._lane_of = lane_of
+        self._lanes: dict[Hashable, dict[Hashable, deque[K]]] = {}  # no lane is empty; the next one is first
+
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
+
+    def append(self, key: K) -> None:
+        """Add a key behind those of its lane."""
+        outer, inner = self._lane_of(key)
+        self._lanes.setdefault(outer, {}).setdefault(inner, deque()).append(key)
+
+    def popleft(self) -> K:
+        """Remove the first key of the next lane, which is the last one then."""
+        outer, lanes = next(iter(self._lanes.items()))
+        inner, keys = next(iter(lanes.items()))
+        key = keys.popleft()
+        del lanes[inner]
+        if keys:
+            lanes[inner] = keys
+        del self._lanes[outer]
+        if lanes:
+            self._lanes[outer] = lanes
+        return key
+
+
+class WorkQueue(Generic[K]):
+    """Reconciles keys. `reconcile` returns seconds until the key's next turn, None without one.
+
+    `draw`: in [0, 1). `lane_of`: see Lanes; without it all keys are in one lane.
+    """
+
+    def __init__(
+        self,
+        reconcile: Callable[[K], Awaitable[float | None]],
+        draw: Callable[[], float],
+        lane_of: Callable[[K], tuple[Hashable, Hashable]] = lambda _: (None, None),
+    ) -> None:
         self._reconcile = reconcile
         self._draw = draw
-        self._ready: deque[K] = deque()
+        self._ready = Lanes(lane_of)
         self._waiting: set[K] = set()  # in `_ready`
         self._busy: set[K] = set()
         self._again: set[K] = set()  # added while busy

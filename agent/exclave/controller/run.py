@@ -85,6 +85,11 @@ class WorkItem:
     def __str__(self) -> str:
         return f"{self.kind} {'/'.join(self.key)}"
 
+    def lane(self) -> tuple[str, str]:
+        """Namespace and group: one join token makes up to 999 Members of one group."""
+        namespace, name = self.key
+        return namespace, group_of_member(name) if self.kind == "Member" else name
+
 
 @dataclass(frozen=True)
 class Locations:
@@ -123,7 +128,7 @@ class Controller:
         self._malformed = MalformedLog(now)
         self.state = ClusterState(locations.namespace, locations.linkerd, self._malformed)
         self._executor = Executor(cluster, lambda: self.state.issuer, now)
-        self._queue: WorkQueue[WorkItem] = WorkQueue(self._reconcile, draw)
+        self._queue: WorkQueue[WorkItem] = WorkQueue(self._reconcile, draw, WorkItem.lane)
         self._admission = admission_objects(locations.namespace)
         self._events = EventWriter(cluster, locations.namespace, now)
         self._sources = {

@@ -9,7 +9,7 @@ import trio.testing
 
 from exclave.api.member import Condition
 from exclave.api.requests import Object, Request
-from exclave.controller.telemetry.event_writer import MOST, EventWriter, Notifier
+from exclave.controller.telemetry.event_writer import MOST, MOST_OF_ONE, WINDOW, EventWriter, Notifier
 from exclave.controller.telemetry.events import EventDraft, Subject
 from exclave.errors import ClusterError, Fault
 
@@ -79,9 +79,11 @@ async def test_an_event_that_is_refused_or_one_too_many_is_in_the_log(caplog: py
     await write(Cluster(refuses=True), lambda events: events.put_nowait(MEMBER, [GOOD]))
     assert caplog.messages == ["Member shop/web-k7q2x-1: Admitted: it is in (no Event: may not create events)"]
     caplog.clear()
-    EventWriter(Cluster(), "exclave", lambda: NOW).put_nowait(POLICY, [BAD] * (MOST + 1))
+    events = EventWriter(Cluster(), "exclave", lambda: NOW)
+    for number in range(MOST + 1):
+        events.put_nowait(replace(POLICY, name=f"policy-{number}"), [BAD])
     assert caplog.messages == [
-        "ValidatingAdmissionPolicy exclave-guard: NotLive: it is silent (no Event: too many wait)"
+        f"ValidatingAdmissionPolicy policy-{MOST}: NotLive: it is silent (no Event: too many wait)"
     ]
 
 
@@ -145,3 +147,36 @@ async def test_a_group_is_compared_with_its_status_and_then_with_the_last_report
     for _ in range(2):
         reporter.notifier.report_group((NAMESPACE, "web"), GROUP, REFUSED)
     assert await reporter.events() == [("Invalid", "web")]
+
+
+async def test_one_object_causes_a_bounded_number_of_events_and_delays_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    cluster, other = Cluster(), replace(MEMBER, name="web-k7q2x-2")
+
+    def put(events: EventWriter) -> None:
+        for _ in range(2 * MOST):
+            events.put_nowait(MEMBER, [BAD])
+        events.put_nowait(other, [GOOD])
+
+    await write(cluster, put)
+    names = [event["regarding"]["name"] for _, event in cluster.sent]
+    assert names == [MEMBER.name] * MOST_OF_ONE + [other.name]
+    assert caplog.messages == [
+        "Member shop/web-k7q2x-1: NotLive: it is silent (no Event: 20 within 600 s are enough, others are left out)"
+    ]
+
+
+async def test_an_object_may_have_events_again_after_a_while() -> None:
+    cluster, now = Cluster(), NOW
+
+    events = EventWriter(cluster, "exclave", lambda: now)
+    for _ in range(2):
+        events.put_nowait(MEMBER, [BAD] * (2 * MOST_OF_ONE))
+        now += WINDOW
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(events.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert len(cluster.sent) == 2 * MOST_OF_ONE

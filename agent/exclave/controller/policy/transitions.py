@@ -34,7 +34,8 @@ from exclave.controller.policy.snapshot import NO_HEARTBEAT, Group, MemberSnapsh
 from exclave.kit.formats.times import epoch, rfc3339
 
 NOT_LIVE = "NotLive"  # reason of condition Live: heartbeats have stopped
-MOST_ISSUED = 5  # certificates that a Member's status lists
+MOST_ISSUED = 5  # certificates that a Member's status lists, and that are signed for it in one window
+SIGNING_WINDOW = 60.0  # seconds, at most
 
 
 class Action(Enum):
@@ -217,14 +218,17 @@ def _serve(snapshot: MemberSnapshot, group: Group, mesh: Mesh, result: AdmitResu
         return PutWorkload(step)
     if snapshot.has_heartbeat and snapshot.signed is None and (patch := status_patch(snapshot, result)):
         return WriteStatus(patch)  # before a renewal, which may fail; a joining machine gets everything at once
+    waits = [] if snapshot.clones is None else [FORGET_CLONE + 1.0]
     if snapshot.signed is None and _awaits_certificate(snapshot) and signing_fault(snapshot) is None:
-        return Action.SIGN
+        pause = _signing_pause(snapshot, group)
+        if pause <= 0:
+            return Action.SIGN
+        waits.append(pause)
     has_credential = snapshot.was_live or snapshot.view.credential is not None or snapshot.sealed is not None
     if not has_credential and _may_have_keys(snapshot):
         return Action.SEAL
     if patch := status_patch(snapshot, result):
         return WriteStatus(patch)
-    waits = [] if snapshot.clones is None else [FORGET_CLONE + 1.0]
     if step is not None:
         waits.append(step)
     if (gone_since := not_live_since(snapshot)) is not None:
@@ -314,6 +318,16 @@ def signing_fault(snapshot: MemberSnapshot) -> tuple[str, str] | None:
     except ValueError as problem:
         return "RequestRefused", str(problem)
     return None
+
+
+def _signing_pause(snapshot: MemberSnapshot, group: Group) -> float:
+    """Seconds until one more certificate may be signed: a machine may write a new CSR at any time."""
+    issued = snapshot.status.get("issued")
+    if not isinstance(issued, list) or len(issued) < MOST_ISSUED:
+        return 0.0
+    window = min(SIGNING_WINDOW, 2 * group.spec.certificate_lifetime)  # a renewal comes after half of the lifetime
+    earliest = epoch(str(issued[-MOST_ISSUED].get("time") or ""))
+    return 0.0 if earliest is None else min(window, earliest + window - snapshot.now)
 
 
 def _certified(snapshot: MemberSnapshot) -> Condition | None:

@@ -26,6 +26,8 @@ from exclave.kit.tasks.wall_clock import Now
 
 log = logging.getLogger(__name__)
 
+MOST_OF_ONE = 20  # Events about one object in `WINDOW`. A member that joins causes three.
+WINDOW = 600.0  # seconds
 MOST = 4000  # Events that may wait: 1,000 machines that join cause about three each. Others are only logged.
 
 
@@ -36,6 +38,8 @@ class EventWriter:
         self._cluster = cluster
         self._namespace = namespace
         self._now = now
+        self._counts: dict[Subject, int] = {}  # of Events since `_counted_from`
+        self._counted_from = now()
         self._send, self._receive = trio.open_memory_channel[tuple[Subject, Subject | None, EventDraft, float]](MOST)
 
     def put_nowait(self, subject: Subject, drafts: Iterable[EventDraft]) -> None:
@@ -53,10 +57,24 @@ class EventWriter:
             self._add_nowait(controller, subject, draft)
 
     def _add_nowait(self, subject: Subject, related: Subject | None, draft: EventDraft) -> None:
+        about = related or subject
+        count = self._count(about)
+        if count > MOST_OF_ONE:
+            if count == MOST_OF_ONE + 1:
+                _log(about, draft, f"{MOST_OF_ONE} within {WINDOW:.0f} s are enough, others are left out")
+            return
         try:
             self._send.send_nowait((subject, related, draft, self._now()))
         except trio.WouldBlock:
             _log(related or subject, draft, "too many wait")
+
+    def _count(self, about: Subject) -> int:
+        """The Events about an object, with this one: whoever writes the object could cause any number."""
+        now = self._now()
+        if not 0 <= now - self._counted_from < WINDOW:
+            self._counts, self._counted_from = {}, now
+        self._counts[about] = self._counts.get(about, 0) + 1
+        return self._counts[about]
 
     async def run(self) -> None:
         """Write Events until cancelled."""
