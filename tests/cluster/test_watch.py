@@ -24,6 +24,7 @@ from exclave.cluster.watch import (
     Action,
     Answered,
     Arrived,
+    Deliver,
     Ended,
     Fetch,
     Listed,
@@ -554,3 +555,14 @@ def test_words_are_equal_by_content_and_differ_by_kind() -> None:
     assert Upserted(found) != Removed(found)
     assert Pause(1.0, "x") != Pause(2.0, "x")
     assert Lost("x") != Lost("y")
+
+
+def test_labels_are_in_the_list_and_in_the_stream() -> None:
+    machine = WatchMachine(MEMBERS, None, labels="exclave.dev/group")
+    for _ in range(2):
+        action = machine.next_action(0.0, 0.0)
+        assert isinstance(action, Fetch | Open)
+        assert action.request.query["labelSelector"] == "exclave.dev/group"
+        machine.receive(page(9), 0.0)
+        while isinstance(machine.next_action(0.0, 0.0), Deliver):
+            pass

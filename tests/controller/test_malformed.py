@@ -130,7 +130,9 @@ async def test_a_machine_joins_beside_malformed_objects_of_every_kind(
         group = {**kind, "metadata": {}, "spec": group_spec("24h")}
         await send(create(MEMBERS, NAMESPACE, named(make_member(finalizer=False), BAD)))
         await send(create(EXTERNAL_WORKLOADS, NAMESPACE, named({**WORKLOAD, "metadata": {}}, BAD)))
-        await send(create(LEASES, NAMESPACE, named({"metadata": {}, "spec": {}}, BAD)))
+        await send(
+            create(LEASES, NAMESPACE, named({"metadata": {"labels": {"exclave.dev/group": "web"}}, "spec": {}}, BAD))
+        )
         await send(create(WORKLOAD_GROUPS, NAMESPACE, named(group, "bad")))
         slices = {"addressType": "IPv4", "endpoints": [], "ports": []}
         await send(create(ENDPOINT_SLICES, "linkerd", {"metadata": {"name": "bad"}, **slices}))

@@ -2,8 +2,11 @@
 
 import pytest
 
-from exclave.api.requests import Object, Request
-from exclave.controller.run import MOST_RECHECKED, recheck_leases
+from exclave.api.requests import LEASES, Object, Request
+from exclave.cluster.watch import Upserted
+from exclave.controller.cache import Cache
+from exclave.controller.policy.liveness import Liveness
+from exclave.controller.run import MOST_RECHECKED, Controller, Locations, recheck_leases
 from exclave.errors import ApiRefusal, ClusterError, Fault
 
 A, B, C = ("shop", "web-a-1"), ("shop", "web-b-1"), ("shop", "web-c-1")
@@ -53,3 +56,23 @@ async def test_a_round_reads_200_leases_and_the_rest_stays_unread() -> None:
     silent = [("shop", f"web-a-{number:03}") for number in range(MOST_RECHECKED + 2)]
     found, unread = await recheck_leases(Server(), silent)
     assert (len(found), unread) == (MOST_RECHECKED, set(silent[-2:]))
+
+
+def test_only_leases_with_the_label_of_members_are_watched() -> None:
+    controller = Controller(None, Locations(), lambda: 0.0, lambda: 0.0)  # type: ignore[arg-type]
+    (watch,) = [one for one in controller._watches() if one.resource is LEASES]
+    assert (watch.labels, watch.namespace) == ("exclave.dev/group", None)
+
+
+def test_a_lease_with_the_label_but_without_a_member_is_no_evidence() -> None:
+    members, leases = Cache(), Cache()
+    found = Liveness(members, leases)
+    for renewed in ("2027-01-15T08:00:00.000000Z", "2027-01-15T08:00:10.000000Z"):
+        metadata = {"namespace": "shop", "name": "web-a-1"}
+        leases.apply(Upserted({"metadata": metadata, "spec": {"renewTime": renewed}}))
+        found.observe(A, 0.0)
+        found.mark_live([A])
+    assert not found.live
+    members.apply(Upserted({"metadata": {"namespace": "shop", "name": "web-a-1"}}))
+    found.mark_live([A])
+    assert found.live == {A}

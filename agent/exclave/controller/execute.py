@@ -38,7 +38,7 @@ from exclave.api.requests import (
 )
 from exclave.api.workload.withdrawal import is_withdrawn
 from exclave.controller.leader.lead import Sender
-from exclave.controller.policy.admit import admit
+from exclave.controller.policy.admit import admit, foreign_refusal
 from exclave.controller.policy.sign import sign
 from exclave.controller.policy.snapshot import Adoption, Group, MemberSnapshot, workload_ports
 from exclave.controller.policy.transitions import (
@@ -114,6 +114,9 @@ class Executor:
             await self._unless((404,), delete(LEASES, namespace, name))
             return snapshot.replaced(has_lease=False, has_heartbeat=False, live=False, clones=None)
         if action is Action.RELEASE_MEMBER:
+            if foreign_refusal(snapshot) is None:
+                # A Lease without the label is not watched. One that the admission policy protects is not ours.
+                await self._unless((403, 404, 422), delete(LEASES, namespace, name))
             await self._release((MEMBERS, namespace, name), FINALIZER)
             return None
         return await self._retire_workload(action, snapshot)

@@ -18,8 +18,6 @@ from exclave.controller.policy.mark import mark_of
 from exclave.controller.policy.register import register, wanted_workload
 from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave.controller.policy.transitions import (
-    MOST_ISSUED,
-    SIGNING_WINDOW,
     Action,
     DeleteMember,
     MarkNotReady,
@@ -27,14 +25,12 @@ from exclave.controller.policy.transitions import (
     RecheckAfter,
     Transition,
     WriteStatus,
-    _signing_pause,
     next_removal,
     next_transition,
     retire_workload,
     signing_fault,
 )
 from exclave.identity.storage import generate_key
-from exclave.kit.formats.times import rfc3339
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
 from ..snapshots import (
@@ -564,42 +560,3 @@ def test_a_removal_empties_the_ports_before_it_deletes_anything_with_ports() -> 
 def test_a_member_without_objects_is_released_at_once() -> None:
     snapshot = make_snapshot(make_member(deleting=True), account_deleted=True)
     assert next_removal(snapshot) == Action.RELEASE_MEMBER
-
-
-def test_a_member_whose_lease_somebody_deleted_is_not_live_and_is_not_abandoned() -> None:
-    snapshot = settled_snapshot(has_heartbeat=False, live=False, now=NOW + 3600.0)
-    for _ in range(2):
-        transition = next_transition(snapshot)
-        if isinstance(transition, WriteStatus):
-            snapshot = executed(transition, snapshot)
-            assert snapshot.view.live == Condition(
-                "Live", False, "NotLive", "its Lease has not been renewed for three intervals"
-            )
-        assert not isinstance(transition, DeleteMember)
-    assert snapshot.view.live is not None
-    assert not snapshot.view.live.status
-
-
-def test_a_member_gets_a_bounded_number_of_certificates() -> None:
-    def issued(*ages: float) -> MemberSnapshot:
-        records = [{"serial": "1", "keySha256": "k", "time": rfc3339(NOW - age)} for age in ages]
-        snapshot = new_csr()
-        return snapshot.replaced(member=merge_patch(snapshot.member, {"status": {"issued": records}}))
-
-    assert next_transition(issued(4.0, 3.0, 2.0, 1.0)) == Action.SIGN
-    waiting = issued(5.0, 4.0, 3.0, 2.0, 1.0)
-    assert next_transition(waiting) == RecheckAfter(SIGNING_WINDOW - 5.0)
-    assert next_transition(waiting.replaced(now=NOW + SIGNING_WINDOW - 5.0)) == Action.SIGN
-    assert next_transition(issued(SIGNING_WINDOW, 4.0, 3.0, 2.0, 1.0)) == Action.SIGN
-    assert next_transition(issued(-9000.0, -4.0, -3.0, -2.0, -1.0)) == RecheckAfter(SIGNING_WINDOW), "a clock was set"
-
-
-@pytest.mark.parametrize("lifetime", [10.0, 20.0, 60.0, 86400.0])
-def test_an_honest_machine_never_waits_for_its_renewal(lifetime: float) -> None:
-    """It renews after half of the lifetime at the earliest."""
-    group = replace(GROUP, spec=replace(GROUP.spec, certificate_lifetime=lifetime))
-    times = [NOW + number * lifetime / 2 for number in range(MOST_ISSUED)]
-    records = [{"serial": "1", "keySha256": "k", "time": rfc3339(time)} for time in times]
-    snapshot = new_csr().replaced(group=group, now=times[-1] + lifetime / 2)
-    snapshot = snapshot.replaced(member=merge_patch(snapshot.member, {"status": {"issued": records}}))
-    assert _signing_pause(snapshot, group) <= 0

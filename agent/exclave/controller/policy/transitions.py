@@ -30,7 +30,7 @@ from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.liveness import FORGET_CLONE
 from exclave.controller.policy.mark import mark_of
 from exclave.controller.policy.register import is_ready, register, withdraw
-from exclave.controller.policy.snapshot import NO_HEARTBEAT, Group, MemberSnapshot, Mesh, Signed, workload_ports
+from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
 
 NOT_LIVE = "NotLive"  # reason of condition Live: heartbeats have stopped
@@ -345,7 +345,7 @@ def _live(snapshot: MemberSnapshot) -> Condition:
         return Condition(LIVE, True, "HeartbeatsArrive", "its Lease is being renewed")
     if snapshot.was_live:
         return Condition(LIVE, False, NOT_LIVE, "its Lease has not been renewed for three intervals")
-    return Condition(LIVE, False, NO_HEARTBEAT, "its Lease has never been renewed")
+    return Condition(LIVE, False, "NoHeartbeat", "its Lease has never been renewed")
 
 
 def _certificate(snapshot: MemberSnapshot, signed: Signed) -> dict[str, Any]:
