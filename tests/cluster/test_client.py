@@ -4,6 +4,7 @@ import itertools
 import logging
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -25,7 +26,7 @@ from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.cluster.http import Waits
 from exclave.cluster.watch import Listed, Removed, Upserted
-from exclave.errors import ApiRefusal, ClusterError
+from exclave.errors import ApiRefusal, ClusterError, Fault
 from support.https_server import Asked, Reply, Served, open_https
 from support.mesh_cluster import RunningApiServer, running_apiserver
 
@@ -77,13 +78,52 @@ async def test_a_patient_request_outlasts_overload_and_a_restart(autojump_clock:
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 410, 422])
 async def test_a_patient_request_raises_what_asking_again_cannot_mend(status: int) -> None:
     async def refuse(asked: Asked, reply: Reply) -> None:
-        await reply.send(status, {"kind": "Status", "reason": "Because"})
+        await reply.send(status, {"kind": "Status", "reason": reason, "code": status, "details": {"name": "a"}})
 
+    reason = "NotFound" if status == 404 else "Because"
     async with open_https(refuse) as served, cluster_of(served) as cluster:
         with pytest.raises(ApiRefusal) as caught:
             await cluster.send_patiently(ASK)
-    assert (caught.value.status, caught.value.reason) == (status, "Because")
+    assert (caught.value.status, caught.value.reason) == (status, reason)
     assert len(served.asked) == 1
+
+
+ELSEWHERE: dict[str, tuple[int, object]] = {
+    "a load balancer": (404, b"404 page not found\n"),
+    "a kind that is not served yet": (
+        404,
+        {"kind": "Status", "reason": "NotFound", "code": 404, "message": "the server could not find the resource"},
+    ),
+    "another object": (404, {"kind": "Status", "reason": "NotFound", "code": 404, "details": {"name": "b"}}),
+    "details of another type": (404, {"kind": "Status", "reason": "NotFound", "code": 404, "details": ["a"]}),
+    "no Status": (404, {"kind": "ConfigMap", "reason": "NotFound", "code": 404, "details": {"name": "a"}}),
+    "another code": (404, {"kind": "Status", "reason": "NotFound", "code": 200, "details": {"name": "a"}}),
+    "a gateway without this client": (401, b"who are you"),
+    "a gateway that forbids": (403, b"<html>forbidden</html>"),
+    "a page that has moved": (301, b""),
+    "an empty conflict": (409, b""),
+    "an empty end": (410, b""),
+    "a list": (404, [1]),
+}
+"""Refusals that no API server gives to a request for ConfigMap a."""
+
+
+@pytest.mark.parametrize(("status", "body"), ELSEWHERE.values(), ids=ELSEWHERE)
+async def test_a_refusal_of_something_else_than_the_api_server_is_no_answer(
+    status: int, body: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def answer(asked: Asked, reply: Reply) -> None:
+        if len(served.asked) <= 2:
+            await reply.send(status, body)
+        else:
+            await answer_ok(asked, reply)
+
+    async with open_https(answer) as served, cluster_of(served) as cluster:
+        with pytest.raises(ClusterError, match=f"answered {status} without a Status for what was requested") as caught:
+            await cluster.send(ASK)
+        assert (caught.value.fault, type(caught.value)) == (Fault.UNREACHABLE, ClusterError)
+        assert not cluster.reachable.value
+        assert await cluster.send_patiently(ASK) == {"kind": "ConfigMap"}
 
 
 async def test_a_plain_request_reports_overload_at_once() -> None:
@@ -222,7 +262,7 @@ async def test_two_hundred_cancelled_requests_and_watches_do_no_harm() -> None:
                     recovered.set()
                 await trio.testing.wait_all_tasks_blocked(0.02 if round_ == 0 else 0)
                 nursery.cancel_scope.cancel()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert await cluster.send(ASK)
             await watch_once()
 

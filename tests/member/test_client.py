@@ -17,7 +17,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ApiRefusal
 from exclave.member import addresses
 from exclave.member.addresses import Found
-from exclave.member.client import MemberClient, open_member
+from exclave.member.client import GONE_APART, MemberClient, open_member
 from exclave.member.record import load_eviction, load_membership, load_settings, store_membership, store_settings
 from exclave.member.state import Standing
 from support.mesh import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
@@ -308,6 +308,42 @@ async def test_a_deleted_member_is_evicted_and_writes_nothing_more(
     assert load_membership(world.state) is None and load_settings(world.state) is None
     note = load_eviction(world.state)
     assert note is not None and (note.member, note.at) == (MEMBER, START + 1)
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["reads", "the watch"])
+async def test_a_member_that_is_not_found_for_a_while_stays_one(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, *, is_read: bool
+) -> None:
+    """As at an API server that is behind, or whose etcd was restored and then replaced."""
+    world = World(tmp_path)
+    async with world.member() as member:
+        await trio.sleep(1)
+        for resource in (MEMBERS, EXTERNAL_WORKLOADS, LEASES):
+            world.cluster.change(resource, NAMESPACE, MEMBER, {"metadata": {"finalizers": None}})
+            world.cluster.remove(resource, NAMESPACE, MEMBER)
+        await trio.sleep(1.5 * GONE_APART if is_read else 0.1)
+        put_member(world.cluster, SETTINGS)
+        await trio.sleep(60)
+        assert member.standing.value is Standing.MEMBER
+        assert member.view.value is not None
+    assert load_membership(world.state) is not None
+
+
+@pytest.mark.parametrize("status", [401, 403, 409, 410, 418, 429, 500, 503])
+async def test_no_other_answer_proves_that_a_member_is_gone(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, status: int
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        await trio.sleep(1)
+        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"metadata": {"finalizers": None}})
+        world.cluster.refused.set(status)
+        world.cluster.remove(MEMBERS, NAMESPACE, MEMBER)
+        await trio.sleep(600)
+        assert member.standing.value is not Standing.EVICTED
+        assert load_membership(world.state) is not None
+        world.cluster.refused.set(None)
+        await member.standing.wait_for(lambda standing: standing is Standing.EVICTED)
 
 
 async def test_a_member_that_is_gone_was_evicted(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:

@@ -153,6 +153,22 @@ def is_transient(problem: ClusterError) -> bool:
     return problem.fault is Fault.UNREACHABLE
 
 
+def is_answer_to(request: Request, status: int, body: object) -> bool:
+    """True if an API server gives this refusal to this request. `body` is parsed JSON.
+
+    Load balancers, portals and API servers that do not serve a kind yet answer 404 and others for objects that exist.
+    """
+    # Source: Status in k8s.io/apimachinery/pkg/apis/meta/v1/types.go; NewNotFound in its pkg/api/errors/errors.go.
+    if status in WORTH_ANOTHER_TRY:
+        return True
+    if not isinstance(body, dict) or body.get("kind") != "Status" or body.get("code") not in (None, status):
+        return False
+    details = body.get("details")
+    missing = details.get("name") if isinstance(details, dict) else None
+    # The object in the path, or its namespace. Without a name, the kind is not served.
+    return status != 404 or (body.get("reason") == "NotFound" and missing in request.path.split("/"))
+
+
 def refusal(
     request: Request, status: int, body: object, *, server: str, who: str, retry_after: str | None = None
 ) -> ApiRefusal:

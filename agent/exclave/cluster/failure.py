@@ -74,6 +74,16 @@ def not_kubernetes(server: str, status: int, content_type: str) -> Failure:
     return Failure("other", text, "check that the URL is the API server's and that no proxy is in between")
 
 
+def not_an_answer(server: str, status: int) -> Failure:
+    """The failure of a refusal that an API server does not give to this request."""
+    text = f"{server} answered {status} without a Status for what was requested"
+    hint = (
+        "something else answers in the API server's place, as a load balancer does, or the server does not serve this "
+        "kind: see whether exclave is installed in that cluster: kubectl exclave check"
+    )
+    return Failure("other", text, hint)
+
+
 def unreachable(failures: Sequence[Failure]) -> ClusterError:
     """One error for the failures of all servers; the most informative one sets kind and hint."""
     first = min(failures, key=lambda failure: _RANKED.index(failure.kind))

@@ -21,11 +21,20 @@ import httpx
 import trio
 
 from exclave import __version__
-from exclave.api.requests import JSON, Object, Request, refusal
+from exclave.api.requests import JSON, Object, Request, is_answer_to, refusal
 from exclave.cluster.answers import MOST_BYTES, AnswerReader, AnswerTooLarge
 from exclave.cluster.credential import is_token, token_subject
 from exclave.cluster.endpoint import Access, host_and_port, in_turn
-from exclave.cluster.failure import CONNECT, WHOLE, Failure, explain, no_answer, not_kubernetes, unreachable
+from exclave.cluster.failure import (
+    CONNECT,
+    WHOLE,
+    Failure,
+    explain,
+    no_answer,
+    not_an_answer,
+    not_kubernetes,
+    unreachable,
+)
 from exclave.errors import ClusterError, Fault
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
@@ -269,7 +278,9 @@ class Exchange:
                 if response.is_success:
                     self._record_answer(server, request, response)
                     return server, response
-                self._judged(server, request, response, await _body_of(response, request), token)
+                judged = self._judged(server, request, response, await _body_of(response, request), token)
+                assert isinstance(judged, Failure)
+                return judged
             assert whole.cancelled_caught
             return self._failed(request, no_answer(server))
         except (httpx.HTTPError, OSError) as problem:
@@ -324,6 +335,8 @@ class Exchange:
         if response.is_success and not isinstance(body, dict):
             content_type = response.headers.get("Content-Type", "")
             return self._failed(request, not_kubernetes(server, response.status_code, content_type))
+        if not response.is_success and not is_answer_to(request, response.status_code, body):
+            return self._failed(request, not_an_answer(server, response.status_code))
         self._record_answer(server, request, response)
         if response.is_success:
             assert isinstance(body, dict)

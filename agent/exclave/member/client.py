@@ -43,6 +43,10 @@ CLOSE_TIMEOUT = 10.0  # seconds for all requests that are sent while closing
 
 FETCHES = Backoff(first=1.0, most=60.0)
 
+# A Member that was not found is read so often again, so many seconds apart, before it counts as deleted: an API server
+# that is behind, or whose etcd was restored, may not have it for a while. The end of a membership deletes its key.
+GONE_READS, GONE_APART = 2, 5.0
+
 REFUSED = Backoff(first=1.0, most=APART, jitter=0.75)  # a restarted API server refuses all its clients at first
 
 
@@ -184,7 +188,8 @@ class MemberClient:
                 async with self._cluster.watch(MEMBERS, self.record.namespace, self.record.member) as events:
                     async for event in events:
                         attempts.succeeded()
-                        self._observe(event)
+                        if not isinstance(event, Removed) or await self._is_gone():
+                            self._observe(event)
             except ApiRefusal as refusal:
                 log.warning("cannot follow the own Member: %s", refusal)
                 self._observe_refusal(refusal)
@@ -192,6 +197,23 @@ class MemberClient:
             is_orphan = self.standing.value is Standing.ORPHANED
             pause = attempts.failed(REFUSED, draw())
             await trio.sleep(ASK_ORPHAN_EVERY if is_orphan else pause)
+
+    async def _is_gone(self) -> bool:
+        """Read the own Member again, which was not found; False if it is there. Errors prove neither."""
+        log.warning("the Member %s/%s was not found; it is read again", self.record.namespace, self.record.member)
+        missed = 0
+        while missed < GONE_READS:
+            await trio.sleep(GONE_APART)
+            try:
+                with self._tracking_auth():
+                    await self._cluster.send(get(MEMBERS, self.record.namespace, self.record.member))
+            except ApiRefusal as refusal:
+                missed += refusal.status == 404
+            except ClusterError as problem:
+                log.warning("%s", problem)
+            else:
+                return False
+        return True
 
     def _observe(self, event: WatchEvent) -> None:
         if isinstance(event, Listed):
