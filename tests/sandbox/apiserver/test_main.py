@@ -24,6 +24,7 @@ def client_of(cluster: RunningApiServer) -> httpx.AsyncClient:
         base_url=cluster.access.servers[0],
         verify=ssl.create_default_context(cadata=cluster.access.ca),
         headers={"Authorization": f"Bearer {cluster.admin_token}"},
+        timeout=60,  # for fifty TLS handshakes at once on a busy machine
     )
 
 
