@@ -13,7 +13,7 @@ import trio.testing
 
 from exclave.api.csr import make_csr
 from exclave.api.identity import MeshIdentity
-from exclave.api.member import Condition, Issued, make_condition, view_member
+from exclave.api.member import CERTIFIED, Condition, Issued, make_condition, view_member
 from exclave.api.requests import MEMBERS
 from exclave.api.settings import render_settings
 from exclave.ending import Ending
@@ -431,3 +431,24 @@ async def test_anchors_that_the_stored_certificate_does_not_lead_to_make_it_none
         assert identity.svid.value is None
         assert "does not lead to a trust anchor of the mesh that is valid" in caplog.text
         await serial(identity, 1)
+
+
+async def test_after_a_refusal_another_key_is_asked_for(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """Such as for a machine that was set back to a snapshot, and asks again for a key of that time."""
+    world = World(tmp_path)
+    refused = make_condition(Condition(CERTIFIED, False, "RequestRefused", "csr: another key, please"), world.now())
+    async with world.identity(signs=False) as identity:
+        first = await asked(world)
+        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"conditions": [refused]}}, "status")
+        assert await identity.problem.wait_for(lambda problem: problem is not None) == "csr: another key, please"
+        assert await asked(world, first) != first
+
+
+async def asked(world: World, before: str = "") -> str:
+    """The CSR in the Member, when there is another than before."""
+    async with world.cluster.watch(MEMBERS, NAMESPACE, MEMBER) as events:
+        async for _ in events:
+            csr = view_member(world.cluster.find(MEMBERS, NAMESPACE, MEMBER) or {}).csr
+            if csr not in ("", before):
+                return csr
+    raise AssertionError

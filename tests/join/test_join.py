@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from exclave.api.join_token import JoinToken, encode_token
-from exclave.api.requests import CLUSTER_ROLE_BINDINGS, LEASES, MEMBERS, delete
+from exclave.api.requests import CLUSTER_ROLE_BINDINGS, CONFIG_MAPS, LEASES, MEMBERS, delete, patch
+from exclave.api.settings import render_settings
 from exclave.cluster.endpoint import ServerAddress, host_and_port
 from exclave.cluster.http import Exchange
 from exclave.cluster.server_addresses import open_server_addresses
@@ -24,7 +25,7 @@ from exclave.join.join import join
 from exclave.member.record import load_join, load_membership, load_settings, store_eviction
 from exclave_sandbox.pki import make_anchor, make_issuer
 from support.faults import NameServers
-from support.mesh import ADDRESS, NAMESPACE, RECORD
+from support.mesh import ADDRESS, NAMESPACE, RECORD, make_settings
 
 from .fake_controller import FakeController, open_fake_controller
 
@@ -519,6 +520,28 @@ async def test_what_does_not_serve_is_refused(spoil: dict[str, Any], message: st
             "compare the versions of exclave here and in the cluster, and its issuer with Linkerd's trust anchors",
         )
         assert load_membership(config.paths.state) is None
+
+
+async def test_settings_that_the_controller_did_not_write_are_waited_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has replaced them: a join uses none, and goes on when the controller has written its own again."""
+    config = make_config(tmp_path)
+    async with open_fake_controller(tmp_path) as controller:
+        token = await controller.join_token()
+        place = (CONFIG_MAPS, NAMESPACE, "exclave-mesh.web")
+        forged = render_settings(make_settings(controller.mesh.anchor.pem, capture="none"))
+        await controller.admin.send(patch(*place, {"data": {"settings.json": forged}}))
+        requests = Requests(monkeypatch, controller)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(join_here, token, config)
+            while requests.asked.count("get configmaps exclave-mesh.web") < 2:  # noqa: ASYNC110  no event tells
+                await trio.sleep(0.05)
+            assert load_settings(config.paths.state) is None
+            own = render_settings(controller.settings)
+            await controller.admin.send(patch(*place, {"data": {"settings.json": own}}))
+        stored = load_settings(config.paths.state)
+        assert stored is not None and stored[0] == controller.settings
 
 
 async def test_a_full_disk_is_an_error_and_the_same_token_works_later(

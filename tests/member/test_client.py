@@ -129,12 +129,51 @@ async def test_settings_that_cannot_be_read_leave_the_last_good_ones(
     store_settings(world.state, render_settings(SETTINGS))
     async with world.member() as member:
         world.cluster.change(CONFIG_MAPS, NAMESPACE, "exclave-mesh.web", {"data": {"settings.json": text}})
-        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"settings": "f" * 64}}, "status")
+        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"settings": digest(text)}}, "status")
         problem = await member.problem.wait_for(lambda problem: problem is not None)
         assert problem == f"new settings cannot be used, the last good ones stay in use: {why}"
         assert member.settings.value == SETTINGS and load_settings(world.state) is not None
         publish(world.cluster, make_settings(capture="none"))
         await member.problem.wait_for(lambda problem: problem is None)
+
+
+async def test_settings_that_the_controller_did_not_write_are_never_used(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    store_settings(world.state, render_settings(SETTINGS))
+    async with world.member() as member:
+        newer, forged = make_settings(capture="all"), make_settings(capture="none")
+        text = render_settings(forged)
+        world.cluster.change(CONFIG_MAPS, NAMESPACE, "exclave-mesh.web", {"data": {"settings.json": text}})
+        named = digest(render_settings(newer))
+        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"settings": named}}, "status")
+        problem = await member.problem.wait_for(lambda problem: problem is not None)
+        assert problem == (
+            "new settings cannot be used, the last good ones stay in use: ConfigMap exclave-mesh.web holds other "
+            "settings than the controller has written: find out who changes it"
+        )
+        assert member.settings.value == SETTINGS
+        publish(world.cluster, newer)
+        assert await member.settings.wait_for(lambda settings: settings != SETTINGS) == newer
+        await member.problem.wait_for(lambda problem: problem is None)
+
+
+async def test_settings_that_are_newer_than_the_member_for_some_seconds_are_no_problem(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    store_settings(world.state, render_settings(SETTINGS))
+    async with world.member() as member:
+        first, second = make_settings(capture="all"), make_settings(capture="none")
+        world.cluster.change(
+            CONFIG_MAPS, NAMESPACE, "exclave-mesh.web", {"data": {"settings.json": render_settings(second)}}
+        )
+        for settings in (first, second):
+            named = digest(render_settings(settings))
+            world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"settings": named}}, "status")
+            await trio.sleep(5)
+        assert (member.settings.value, member.problem.value) == (second, None)
 
 
 async def test_heartbeats_come_every_ten_seconds_under_one_name(

@@ -30,6 +30,7 @@ INBOUND_POLICIES = (
 )
 """Source: Linkerd's annotation config.linkerd.io/default-inbound-policy."""
 
+LONGEST_CERTIFICATE = 720 * 3600.0  # seconds: a certificate cannot be revoked, only end
 MOST_FAILURES = 2**31 - 1  # of a probe in a row
 PROXY_PORTS = (4140, 4143, 4190, 4191)  # the proxy's own ports
 PROXY_PORT_NAME = "linkerd-proxy"  # name of the port at which Linkerd finds the proxy
@@ -172,6 +173,11 @@ def spec_faults(spec: GroupSpec) -> list[str]:
         *([] if is_dns_label(spec.service_account) else ["serviceAccount: one DNS label was expected"]),
         *port_faults(spec.ports),
         *(f"labels: {key} is the controller's to write" for key in spec.labels if is_our_label(key)),
+        *(
+            []
+            if spec.certificate_lifetime <= LONGEST_CERTIFICATE
+            else [f"certificateLifetime: at most {format_duration(LONGEST_CERTIFICATE)}"]
+        ),
         *([] if spec.inbound_policy in (None, *INBOUND_POLICIES) else [f"inboundPolicy: one of {words} was expected"]),
     ]
 

@@ -18,6 +18,7 @@ from exclave.api.identity import MeshIdentity, server_name
 from exclave.kit.formats.json_text import parse_json
 
 VERSION = 1
+NOT_THE_CONTROLLERS = "holds other settings than the controller has written: find out who changes it"
 
 MOST_WORKERS = 1024  # as in config.toml
 

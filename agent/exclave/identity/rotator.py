@@ -160,6 +160,8 @@ class Identity:
             error = ClusterError(Fault.NOT_ADMITTED, str(problem), hint)
         except trio.TooSlowError:
             error = self._nothing_signed_error()
+            if self._is_request_refused():
+                storage.forget_next_key(self._state)  # the next attempt makes another key and CSR
         finally:
             self._is_renewing = False
         self.renewals["failed" if error else "ok"] += 1
@@ -230,6 +232,11 @@ class Identity:
                 if message is not None and message != self.foreign.value:
                     log.error("%s", message)
                 self.foreign.set(message)
+
+    def _is_request_refused(self) -> bool:
+        view = self._membership.view.value
+        condition = view.certified if view is not None else None
+        return condition is not None and not condition.status and condition.reason == "RequestRefused"
 
     def _nothing_signed_error(self) -> ClusterError:
         if not self._membership.reachable.value:

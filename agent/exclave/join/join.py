@@ -21,7 +21,7 @@ from exclave.api.join_token import JoinToken, decode_token, order_of_trial
 from exclave.api.member import MemberView, heartbeat_request, member_object, view_member
 from exclave.api.names import SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, MEMBERS, Object, Request, create, get, is_transient
-from exclave.api.settings import Settings, parse_settings
+from exclave.api.settings import NOT_THE_CONTROLLERS, Settings, digest, parse_settings
 from exclave.cluster import server_addresses
 from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.credential import Credential, read_token_times, render_credential
@@ -132,7 +132,7 @@ class _Joining:
                 view = await self._be_admitted()
                 log_milestone(Joining.ADMITTED)
                 self._bearer.set(self._accept_credential(view).token)
-            settings = await self._fetch_settings()
+            settings = await self._fetch_settings(view)
             self._accept_certificate(view, settings)
             await self._ask(await self._heartbeat())
             log_milestone(Joining.HEARTBEAT)
@@ -288,20 +288,19 @@ class _Joining:
         self._bearer.set(self._token.token)
         return False
 
-    async def _fetch_settings(self) -> Settings:
-        stored = files.load_settings(self._state)
-        if stored is not None:
-            return stored[0]
+    async def _fetch_settings(self, view: MemberView) -> Settings:
+        """The settings whose digest is in the Member's status: others may write the ConfigMap, but not the status."""
+        stored, name = files.load_settings(self._state), settings_name(self._token.group)
         while True:
-            try:
-                found = await self._ask(get(CONFIG_MAPS, self._token.namespace, settings_name(self._token.group)))
+            if stored is not None and view.settings == stored[1]:
+                return stored[0]
+            text = await self._read_settings(name) if view.settings is not None else None
+            if text is not None and digest(text) == view.settings:
                 break
-            except ApiRefusal as refusal:
-                if refusal.status != 404:
-                    raise
-                self._last_report = refusal.message  # not published yet
-                await trio.sleep(LONGEST_POLL)
-        text = str((found.get("data") or {}).get(SETTINGS_KEY, ""))
+            if text is not None:
+                self._last_report = f"ConfigMap {name} {NOT_THE_CONTROLLERS}"
+            await trio.sleep(LONGEST_POLL)
+            view = view_member(await self._ask(get(MEMBERS, *self._place)))
         try:
             settings = parse_settings(text)
         except ValueError as problem:
@@ -309,6 +308,17 @@ class _Joining:
         files.store_settings(self._state, text)
         log_milestone(Joining.SETTINGS)
         return settings
+
+    async def _read_settings(self, name: str) -> str | None:
+        """The text in the ConfigMap; None if there is no ConfigMap yet."""
+        try:
+            found = await self._ask(get(CONFIG_MAPS, self._token.namespace, name))
+        except ApiRefusal as refusal:
+            if refusal.status != 404:
+                raise
+            self._last_report = refusal.message
+            return None
+        return str((found.get("data") or {}).get(SETTINGS_KEY, ""))
 
     def _accept_certificate(self, view: MemberView, settings: Settings) -> None:
         under_way, certificate = load_next_key(self._state), view.certificate

@@ -17,7 +17,7 @@ import trio
 from exclave.api.member import READY, Condition, MemberView, heartbeat_request, view_member, with_condition
 from exclave.api.names import SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, MEMBERS, Object, Request, delete, get, patch
-from exclave.api.settings import Settings, digest, parse_settings
+from exclave.api.settings import NOT_THE_CONTROLLERS, Settings, digest, parse_settings
 from exclave.cluster.member_cluster import MemberCluster
 from exclave.cluster.watch import Listed, Removed, WatchEvent
 from exclave.config import Config
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT = 10.0  # seconds between heartbeats before there are settings
 CLOSE_TIMEOUT = 10.0  # seconds for all requests that are sent while closing
 
+DIFFERS = 10.0  # seconds after which other settings than the Member names are reported
 FETCHES = Backoff(first=1.0, most=60.0)
 
 # A Member that was not found is read so often again, so many seconds apart, before it counts as deleted: an API server
@@ -244,16 +245,25 @@ class MemberClient:
         """Fetch the settings once for each new digest that the Member names."""
         answered: str | None = None
         attempts = Attempts()
+        differs_since: float | None = None
         while True:
             wanted = await self._wait_for_settings(answered)
             try:
-                await self._fetch_settings()
+                is_wanted = await self._fetch_settings(wanted)
             except ClusterError as problem:
                 log.warning("the settings were not fetched: %s", problem)
                 await trio.sleep(attempts.failed(FETCHES, 0.5))
                 continue
-            answered = wanted
-            attempts.succeeded()
+            if is_wanted:
+                answered, differs_since = wanted, None
+                attempts.succeeded()
+                continue
+            # The controller writes the ConfigMap first, so for some seconds it may be newer than the Member.
+            differs_since = trio.current_time() if differs_since is None else differs_since
+            if trio.current_time() - differs_since >= DIFFERS:
+                self._report_settings(f"ConfigMap {settings_name(self.record.group)} {NOT_THE_CONTROLLERS}")
+            with trio.move_on_after(attempts.failed(FETCHES, 0.5)):
+                await self._wait_for_settings(wanted)
 
     async def _wait_for_settings(self, answered: str | None) -> str:
         view = await self.view.wait_for(
@@ -264,22 +274,33 @@ class MemberClient:
         assert view is not None and view.settings is not None
         return view.settings
 
-    async def _fetch_settings(self) -> None:
-        """Fetch, store and publish. Unusable settings are reported, and ours stay in use. Raises ClusterError."""
+    async def _fetch_settings(self, wanted: str) -> bool:
+        """Fetch, store and publish the settings with this digest; False if there are others. Raises ClusterError.
+
+        Unusable settings are reported, and ours stay in use.
+        """
         with self._tracking_auth():
             found = await self._cluster.send(get(CONFIG_MAPS, self.record.namespace, settings_name(self.record.group)))
         text = str((found.get("data") or {}).get(SETTINGS_KEY, ""))
+        if digest(text) != wanted:
+            return False
         try:
             settings = parse_settings(text)
             files.store_settings(self._state, text)
         except (ValueError, ExclaveError) as problem:
-            self.problem.set(f"new settings cannot be used, the last good ones stay in use: {problem}")
-            log.error("%s", self.problem.value)
-            return
+            self._report_settings(str(problem))
+            return True
         self.problem.set(None)
         self.settings_digest = digest(text)
         self.settings.set(settings)
         log.info("settings %s", (self.settings_digest or "")[:12])
+        return True
+
+    def _report_settings(self, problem: str) -> None:
+        whole = f"new settings cannot be used, the last good ones stay in use: {problem}"
+        if self.problem.value != whole:
+            self.problem.set(whole)
+            log.error("%s", whole)
 
     async def send_heartbeats(self) -> None:
         """Send heartbeats until cancelled."""

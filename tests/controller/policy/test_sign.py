@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from exclave.api.csr import csr_sha256, key_sha256, make_csr
 from exclave.api.issuer import Issuer
-from exclave.controller.policy.sign import sign
+from exclave.api.member import Issued, MemberView
+from exclave.controller.policy.sign import key_fault, sign
 from exclave.controller.policy.snapshot import Signed
 from exclave.identity.svid import check_svid
+from exclave.kit.formats.times import rfc3339
 from exclave.kit.formats.x509 import not_after, not_before, pem_of, read_certificates
 from support.certificates import ANCHOR_KEY, IDENTITY, ISSUER_KEY, KEY, NOW, ca, certify, make_anchor, make_issuer, name
 
@@ -70,6 +72,23 @@ def test_it_is_back_dated_a_little_but_not_before_its_issuer() -> None:
 def test_it_is_valid_as_long_as_the_group_wants_but_no_longer_than_its_issuer(lifetime: float) -> None:
     found = signed(lifetime=lifetime)
     assert found.not_after == not_after(leaf_of(found)) == int(min(NOW + lifetime, NOW + 86400))
+
+
+def test_it_is_valid_for_thirty_days_at_most() -> None:
+    lasting = Issuer((make_issuer(valid=(-4, 400 * 86400)),), ISSUER_KEY)
+    assert signed(lifetime=365 * 86400.0, issuer=lasting).not_after == NOW + 30 * 86400
+
+
+def issued(*ages: float, key: str = "another") -> MemberView:
+    """A Member with certificates that were signed so many seconds ago."""
+    return MemberView("web-k7q2x-1", csr=CSR, issued=tuple(Issued("7a", key, rfc3339(NOW - age)) for age in ages))
+
+
+def test_one_key_is_certified_three_times_at_most() -> None:
+    own = key_sha256(KEY.public_key())
+    assert key_fault(issued(1, 2, key=own)) is None
+    assert key_fault(issued(1, 2, 3, key=own)) == ("csr: its key was certified 3 times, and a renewal needs a new key")
+    assert key_fault(issued(1, 2, 3, 4, 5)) is None
 
 
 @pytest.mark.parametrize(

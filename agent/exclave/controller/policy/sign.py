@@ -7,12 +7,23 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from exclave.api.csr import MOST_COMMON_NAME, csr_sha256, read_csr
+from exclave.api.group import LONGEST_CERTIFICATE
 from exclave.api.identity import MeshIdentity
 from exclave.api.issuer import Issuer
+from exclave.api.member import MemberView
 from exclave.controller.policy.snapshot import Signed
 from exclave.kit.formats.x509 import not_before, pem_of
 
+MOST_PER_KEY = 3  # certificates for one key. A machine makes a new key each time, but a crash may repeat a request.
 BACKDATED = 10.0  # seconds before now at which validity starts, since clocks differ
+
+
+def key_fault(view: MemberView) -> str | None:
+    """The reason why the key of the Member's CSR is not certified again. Raises ValueError for a bad CSR."""
+    key = read_csr(view.csr).key_sha256
+    if sum(one.key_sha256 == key for one in view.issued) < MOST_PER_KEY:
+        return None
+    return f"csr: its key was certified {MOST_PER_KEY} times, and a renewal needs a new key"
 
 
 def sign(
@@ -21,7 +32,7 @@ def sign(
     """Sign for `lifetime` seconds from `now`, or until the issuer's chain ends. Raises ValueError for a bad CSR."""
     csr = read_csr(csr_pem)
     begins = max(now - BACKDATED, not_before(issuer.certificate))
-    ends = min(now + lifetime, issuer.not_after)
+    ends = min(now + min(lifetime, LONGEST_CERTIFICATE), issuer.not_after)
     if ends <= now:
         raise ValueError("the issuer's certificate, or one above it, has expired")
     certificate = (

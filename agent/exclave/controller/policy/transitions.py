@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
-from exclave.api.csr import csr_sha256, read_csr
+from exclave.api.csr import csr_sha256
 from exclave.api.member import ADMITTED, CERTIFIED, CLONED, LIVE, REGISTERED, Condition, read_conditions, with_condition
 from exclave.api.names import DRAIN, FINALIZER, PORTS_FINALIZER, group_of_member
 from exclave.api.requests import Object, Request
@@ -30,6 +30,7 @@ from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.liveness import FORGET_CLONE
 from exclave.controller.policy.mark import mark_of
 from exclave.controller.policy.register import is_ready, register, withdraw
+from exclave.controller.policy.sign import key_fault
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
 
@@ -314,10 +315,10 @@ def signing_fault(snapshot: MemberSnapshot) -> tuple[str, str] | None:
     if snapshot.mesh is not None and snapshot.mesh.issuer_ends <= snapshot.now:
         return "IssuerExpired", ISSUER_EXPIRED
     try:
-        read_csr(snapshot.view.csr)
+        fault = key_fault(snapshot.view)
     except ValueError as problem:
-        return "RequestRefused", str(problem)
-    return None
+        fault = str(problem)
+    return None if fault is None else ("RequestRefused", fault)
 
 
 def _signing_pause(snapshot: MemberSnapshot, group: Group) -> float:
