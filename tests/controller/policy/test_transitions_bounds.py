@@ -66,3 +66,12 @@ def test_an_honest_machine_never_waits_for_its_renewal(lifetime: float) -> None:
     snapshot = new_csr().replaced(group=group, now=times[-1] + lifetime / 2)
     snapshot = snapshot.replaced(member=merge_patch(snapshot.member, {"status": {"issued": records}}))
     assert _signing_pause(snapshot, group) <= 0
+
+
+def test_a_machine_does_not_wait_when_its_group_gets_longer_certificates() -> None:
+    """Its last five were of 10 s, and the sixth is of a day."""
+    records = [{"serial": "1", "keySha256": "k", "time": rfc3339(NOW - 5.0 * ago)} for ago in (5, 4, 3, 2, 1)]
+    snapshot = new_csr()
+    snapshot = snapshot.replaced(member=merge_patch(snapshot.member, {"status": {"issued": records}}))
+    assert GROUP.spec.certificate_lifetime == 86400.0
+    assert _signing_pause(snapshot, GROUP) <= 0
