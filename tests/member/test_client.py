@@ -19,7 +19,7 @@ from exclave.member import addresses
 from exclave.member.addresses import Found
 from exclave.member.client import GONE_APART, MemberClient, open_member
 from exclave.member.record import load_eviction, load_membership, load_settings, store_membership, store_settings
-from exclave.member.state import Standing
+from exclave.member.state import ASK_ORPHAN_EVERY, Standing
 from support.mesh import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
 from support.store import StoreCluster
 
@@ -366,6 +366,24 @@ async def test_a_member_that_is_not_found_for_a_while_stays_one(
         assert member.standing.value is Standing.MEMBER
         assert member.view.value is not None
     assert load_membership(world.state) is not None
+
+
+async def test_a_member_that_is_gone_with_its_account_is_an_orphan_that_asks_rarely(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The account is deleted first, so nobody can read that the Member is gone."""
+    world = World(tmp_path)
+    async with world.member() as member:
+        await trio.sleep(1)
+        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"metadata": {"finalizers": None}})
+        world.cluster.refused.set(401)
+        world.cluster.remove(MEMBERS, NAMESPACE, MEMBER)
+        await member.standing.wait_for(lambda standing: standing is Standing.ORPHANED)
+        await trio.sleep(60)
+        requests = world.cluster.requests
+        await trio.sleep(3 * ASK_ORPHAN_EVERY)
+        assert world.cluster.requests - requests <= 2 * 3
+        assert load_membership(world.state) is not None
 
 
 @pytest.mark.parametrize("status", [401, 403, 409, 410, 418, 429, 500, 503])

@@ -89,6 +89,7 @@ class StoreCluster:
         self._api = Api(self.store, key, "admin", now, lambda: f"uid-{next(uids)}")
         self.away = Latest(False)
         self.refused: Latest[int | None] = Latest(None)
+        self.requests = 0
         self.trace: list[str] = []  # requests that were answered, by verb and object
         self.reachable = Latest(True)
         self.waiting: Latest[str | None] = Latest(None)
@@ -103,6 +104,7 @@ class StoreCluster:
         self.trace.append("start afresh")
 
     async def send(self, request: Request) -> Object:
+        self.requests += 1
         await trio.lowlevel.checkpoint()
         if self.away.value:
             raise ClusterError(Fault.UNREACHABLE, f"{SERVER} refuses connections", "wait")

@@ -204,7 +204,7 @@ class MemberClient:
         log.warning("the Member %s/%s was not found; it is read again", self.record.namespace, self.record.member)
         missed = 0
         while missed < GONE_READS:
-            await trio.sleep(GONE_APART)
+            await trio.sleep(ASK_ORPHAN_EVERY if self.standing.value is Standing.ORPHANED else GONE_APART)
             try:
                 with self._tracking_auth():
                     await self._cluster.send(get(MEMBERS, self.record.namespace, self.record.member))
