@@ -40,7 +40,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
             "patch exclave.dev/members/status",
             *(f"{verb} workload.linkerd.io/externalworkloads" for verb in ("get", "list", "watch", "patch", "delete")),
             "patch workload.linkerd.io/externalworkloads/status",
-            *(f"{verb} coordination.k8s.io/leases" for verb in ("get", "list", "watch", "delete")),
+            *(f"{verb} coordination.k8s.io/leases" for verb in ("get", "list", "watch", "patch", "delete")),
             *(
                 f"{verb} admissionregistration.k8s.io/validatingadmissionpolic{end} {name}"
                 for verb in ("get", "watch")
@@ -129,7 +129,7 @@ def workload(name: str, **metadata: Any) -> dict[str, Any]:
 WORKLOADS_OF_SHOP = group(WORKLOADS, SHOP, "externalworkloads")
 THEIRS = group(WORKLOADS, SHOP, "externalworkloads", "pgsql-prod1-1")
 ELECTED = {"holderIdentity": "somebody", "leaseDurationSeconds": 15}
-OWN_LEASES = "the controller touches no Lease but machines' and that of its own election"
+OWN_LEASES = "the controller changes no Lease but labels of machines' Leases, and that of its own election"
 OWN_WORKLOADS = "the controller touches no ExternalWorkload but those of groups"
 OWN_ACCOUNTS = "the controller makes accounts of machines only, and removes only theirs and those of join tokens"
 
@@ -141,6 +141,16 @@ def account(name: str) -> dict[str, Any]:
 ATTEMPTS: dict[str, tuple[Attempt, str]] = {
     "somebody's election, in a namespace of a group": (("DELETE", leases(SHOP, "operator"), None), OWN_LEASES),
     "somebody's election that is named as a machine": (("DELETE", leases(SHOP, "lead-abcde-1"), None), OWN_LEASES),
+    "somebody's election: its holder": (patching(leases(SHOP, "operator"), spec={"holderIdentity": "me"}), OWN_LEASES),
+    "somebody's election that is named as a machine: its labels": (
+        patching(leases(SHOP, "lead-abcde-1"), metadata={"labels": {GROUP_LABEL: "lead"}}), OWN_LEASES,
+    ),
+    "the cluster's own election: its labels": (
+        patching(leases("kube-system", "kube-controller-manager"), metadata={"labels": {"a": "b"}}), OWN_LEASES,
+    ),
+    "a machine's heartbeat": (
+        patching(leases(SHOP, f"web-{TOKEN}-1"), spec={"renewTime": "2031-01-01T00:00:00.000000Z"}), OWN_LEASES,
+    ),
     "the cluster's own election": (("DELETE", leases("kube-system", "kube-controller-manager"), None), OWN_LEASES),
     "a Lease of another name": (("POST", leases(SHOP), lease("another")), OWN_LEASES),
     "another Lease of its own namespace": (("POST", leases("exclave"), lease(f"web-{TOKEN}-1")), OWN_LEASES),
@@ -234,6 +244,7 @@ def test_the_controllers_account_makes_and_undoes_what_a_machine_needs(neighbour
     for what in (
         ("POST", vms, account("web.vm.ccccc-3")),
         ("POST", leases(SHOP), {**lease(name), "spec": {}}),
+        patching(leases(SHOP, name), metadata={"labels": {GROUP_LABEL: "web"}}),  # as those of earlier versions need it
         ("POST", WORKLOADS_OF_SHOP, marked),
         patching(place, spec={"ports": [{"port": 8080, "protocol": "TCP"}]}),
         patching(f"{place}/status", status={"conditions": [not_ready]}),
