@@ -35,20 +35,20 @@ MERGE = {"Content-Type": "application/merge-patch+json"}
 JSON = {"Content-Type": "application/json"}
 DEEP, NO_UTF8 = nested(9_995), b'{"f:spec":{"f:\xff\xfe":{}}}'
 FLOOD = 200
-YARD, TIDE = "yard", "tide"
+ORCHARD, TIDE = "orchard", "tide"
 
 
 @pytest.fixture(scope="module")
 def thread(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterThread]:
     spec = {"networks": ["10.78.0.0/16"], "ports": [{"name": "http", "port": 8080}]}
-    groups = {(YARD, "wide"): spec, (TIDE, "many"): {**spec, "networks": ["10.79.0.0/16"]}}
+    groups = {(ORCHARD, "wide"): spec, (TIDE, "many"): {**spec, "networks": ["10.79.0.0/16"]}}
     with cluster_thread_on(server, tmp_path_factory.mktemp("thread"), groups, rate=1.0) as found:
         yield found
 
 
 async def honest(thread: ClusterThread, token_id: str, address: str) -> Machine:
     """A machine that joins, serves, and is listed."""
-    token = await thread.cluster.join_token(token_id=token_id, namespace=YARD, group="wide")
+    token = await thread.cluster.join_token(token_id=token_id, namespace=ORCHARD, group="wide")
     machine = await become(thread, token, address)
     await machine.serve()
     return machine
@@ -89,7 +89,7 @@ def test_a_tenant_a_poisoned_object_of_a_member_which_can_be_evicted(
 ) -> None:
     def poison(client: httpx.Client, name: str) -> None:
         body = fields_of(nested(1_000), apiVersion=resource.api_version)
-        answer = client.patch(path_of(resource, YARD, name), content=body, headers=MERGE)
+        answer = client.patch(path_of(resource, ORCHARD, name), content=body, headers=MERGE)
         assert answer.status_code == 200, answer.text
         assert answer.text.count("f:a") > 900
 
@@ -111,7 +111,7 @@ def test_a_token_200_members_at_once_delay_no_join_elsewhere(thread: ClusterThre
     async def attack(cluster: MeshCluster) -> None:
         token = await cluster.join_token(token_id="fffff", uses=FLOOD, namespace=TIDE, group="many")
         key = ec.generate_private_key(ec.SECP256R1())
-        own = await cluster.join_token(token_id="hhhhh", namespace=YARD, group="wide")
+        own = await cluster.join_token(token_id="hhhhh", namespace=ORCHARD, group="wide")
 
         async def flood(joiner: Cluster, name: str, number: int) -> None:
             body = member_object(
