@@ -10,7 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, LEASES, MEMBERS
+from exclave.api.names import SETTINGS_KEY, settings_name
+from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, LEASES, MEMBERS, Resource
 from exclave.api.settings import digest, render_settings
 from exclave.config import Config, MemberConfig, Paths
 from exclave.ending import Ending, EndingSwitch
@@ -49,6 +50,20 @@ class World:
     async def member(self) -> AsyncIterator[MemberClient]:
         async with open_member(RECORD, self.config, self.cluster, self.endings, virtual_now) as membership:  # type: ignore[arg-type]
             yield membership
+
+    def delete(self, *resources: Resource) -> None:
+        """Delete this member's objects of these kinds for good, as if nobody had to release them."""
+        for resource in resources:
+            self.cluster.change(resource, NAMESPACE, MEMBER, {"metadata": {"finalizers": None}})
+            self.cluster.remove(resource, NAMESPACE, MEMBER)
+
+    def write_settings(self, text: str) -> None:
+        """Replace the settings in the ConfigMap."""
+        self.cluster.change(CONFIG_MAPS, NAMESPACE, settings_name("web"), {"data": {SETTINGS_KEY: text}})
+
+    def name_settings(self, text: str) -> None:
+        """Name these settings in the Member, as the controller does."""
+        self.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"settings": digest(text)}}, "status")
 
     def lease(self) -> dict[str, Any]:
         found = self.cluster.find(LEASES, NAMESPACE, MEMBER)
@@ -128,8 +143,8 @@ async def test_settings_that_cannot_be_read_leave_the_last_good_ones(
     world = World(tmp_path)
     store_settings(world.state, render_settings(SETTINGS))
     async with world.member() as member:
-        world.cluster.change(CONFIG_MAPS, NAMESPACE, "exclave-mesh.web", {"data": {"settings.json": text}})
-        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"settings": digest(text)}}, "status")
+        world.write_settings(text)
+        world.name_settings(text)
         problem = await member.problem.wait_for(lambda problem: problem is not None)
         assert problem == f"new settings cannot be used, the last good ones stay in use: {why}"
         assert member.settings.value == SETTINGS and load_settings(world.state) is not None
@@ -144,10 +159,8 @@ async def test_settings_that_the_controller_did_not_write_are_never_used(
     store_settings(world.state, render_settings(SETTINGS))
     async with world.member() as member:
         newer, forged = make_settings(capture="all"), make_settings(capture="none")
-        text = render_settings(forged)
-        world.cluster.change(CONFIG_MAPS, NAMESPACE, "exclave-mesh.web", {"data": {"settings.json": text}})
-        named = digest(render_settings(newer))
-        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"settings": named}}, "status")
+        world.write_settings(render_settings(forged))
+        world.name_settings(render_settings(newer))
         problem = await member.problem.wait_for(lambda problem: problem is not None)
         assert problem == (
             "new settings cannot be used, the last good ones stay in use: ConfigMap exclave-mesh.web holds other "
@@ -166,12 +179,9 @@ async def test_settings_that_are_newer_than_the_member_for_some_seconds_are_no_p
     store_settings(world.state, render_settings(SETTINGS))
     async with world.member() as member:
         first, second = make_settings(capture="all"), make_settings(capture="none")
-        world.cluster.change(
-            CONFIG_MAPS, NAMESPACE, "exclave-mesh.web", {"data": {"settings.json": render_settings(second)}}
-        )
+        world.write_settings(render_settings(second))
         for settings in (first, second):
-            named = digest(render_settings(settings))
-            world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"settings": named}}, "status")
+            world.name_settings(render_settings(settings))
             await trio.sleep(5)
         assert (member.settings.value, member.problem.value) == (second, None)
 
@@ -357,9 +367,7 @@ async def test_a_member_that_is_not_found_for_a_while_stays_one(
     world = World(tmp_path)
     async with world.member() as member:
         await trio.sleep(1)
-        for resource in (MEMBERS, EXTERNAL_WORKLOADS, LEASES):
-            world.cluster.change(resource, NAMESPACE, MEMBER, {"metadata": {"finalizers": None}})
-            world.cluster.remove(resource, NAMESPACE, MEMBER)
+        world.delete(MEMBERS, EXTERNAL_WORKLOADS, LEASES)
         await trio.sleep(1.5 * GONE_APART if is_read else 0.1)
         put_member(world.cluster, SETTINGS)
         await trio.sleep(60)
@@ -375,9 +383,8 @@ async def test_a_member_that_is_gone_with_its_account_is_an_orphan_that_asks_rar
     world = World(tmp_path)
     async with world.member() as member:
         await trio.sleep(1)
-        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"metadata": {"finalizers": None}})
         world.cluster.refused.set(401)
-        world.cluster.remove(MEMBERS, NAMESPACE, MEMBER)
+        world.delete(MEMBERS)
         await member.standing.wait_for(lambda standing: standing is Standing.ORPHANED)
         await trio.sleep(60)
         requests = world.cluster.requests
@@ -393,9 +400,8 @@ async def test_no_other_answer_proves_that_a_member_is_gone(
     world = World(tmp_path)
     async with world.member() as member:
         await trio.sleep(1)
-        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"metadata": {"finalizers": None}})
         world.cluster.refused.set(status)
-        world.cluster.remove(MEMBERS, NAMESPACE, MEMBER)
+        world.delete(MEMBERS)
         await trio.sleep(600)
         assert member.standing.value is not Standing.EVICTED
         assert load_membership(world.state) is not None
@@ -406,8 +412,7 @@ async def test_no_other_answer_proves_that_a_member_is_gone(
 async def test_a_member_that_is_gone_was_evicted(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     world = World(tmp_path)
     async with world.member() as member:
-        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"metadata": {"finalizers": None}})
-        world.cluster.remove(MEMBERS, NAMESPACE, MEMBER)
+        world.delete(MEMBERS)
         await member.standing.wait_for(lambda standing: standing is Standing.EVICTED)
 
 

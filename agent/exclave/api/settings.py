@@ -31,7 +31,9 @@ DESTINATION_PORT, POLICY_PORT = 8086, 8090
 
 @dataclass(frozen=True)
 class Workers:
-    """How many threads of the proxy carry traffic. `ratio`: at most this share of the processors, more than 0, up to 1.
+    """The number of the proxy's threads that carry traffic.
+
+    `ratio`: at most this share of the processors, more than 0, up to 1.
 
     Source: linkerd2-proxy `linkerd2-proxy/src/rt.rs`.
     """

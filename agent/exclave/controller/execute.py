@@ -123,7 +123,8 @@ class Executor:
 
     async def _make_lease(self, snapshot: MemberSnapshot) -> MemberSnapshot:
         namespace, name = snapshot.namespace, snapshot.view.name
-        metadata = {"name": name, "labels": {GROUP_LABEL: group_of_member(name)}}
+        labels = {GROUP_LABEL: group_of_member(name)}
+        metadata = {"name": name, "labels": labels}
         lease = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata, "spec": {}}
         made = await self._unless((409,), create(LEASES, namespace, lease))
         if made is None and not snapshot.was_live:
@@ -133,8 +134,7 @@ class Executor:
         if made is not None:
             return snapshot.replaced(has_lease=True)
         # An earlier version made it without the label, or somebody has removed the label: the watch does not show it.
-        label = _metadata(labels={GROUP_LABEL: group_of_member(name)})
-        adopted = await self._cluster.send(patch(LEASES, namespace, name, label))
+        adopted = await self._cluster.send(patch(LEASES, namespace, name, _metadata(labels=labels)))
         return snapshot.replaced(has_lease=True, adopted_lease=adopted)
 
     async def _retire_workload(self, action: Action, snapshot: MemberSnapshot) -> MemberSnapshot:
@@ -178,6 +178,7 @@ class Executor:
         live = await self._member(get(MEMBERS, snapshot.namespace, snapshot.view.name), snapshot)
         if live is None or live.view.deleting or live.group is None or live.mesh is None:
             return live
+        mesh = live.mesh
         found = await self._cluster.send(get(WORKLOAD_GROUPS, live.namespace, live.group.name))
         group = _newest(live.group, found)
         live = live.replaced(group=group)
@@ -187,12 +188,12 @@ class Executor:
         if not admit(live).admitted or signing_fault(live) is not None:
             return live  # the next transition writes the reason
         issuer = self._issuer()
-        if issuer is None or live.mesh is None:
+        if issuer is None:
             raise ValueError("there is no issuer that may sign")
         signed = sign(
             view.csr,
             view.name,
-            live.mesh.identity_of(group),
+            mesh.identity_of(group),
             group.spec.certificate_lifetime,
             issuer,
             now=self._now(),
@@ -202,7 +203,7 @@ class Executor:
         return live.replaced(signed=signed)
 
     async def _adoption(self, accounts: str, account: str) -> Adoption:
-        """Whether the member's account exists, which the controller alone creates, and only at an admission."""
+        """Find the member's account, which proves an admission: the controller alone creates it, and only then."""
         try:
             listed = await self._cluster.send(
                 list_all(SERVICE_ACCOUNTS, accounts, fieldSelector=f"metadata.name={account}")

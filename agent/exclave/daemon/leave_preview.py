@@ -1,4 +1,4 @@
-"""What `exclave leave` would end and remove, read from this machine. Changes nothing, and needs no agent."""
+"""A preview of `exclave leave`, read from this machine. It changes nothing, and needs no agent."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ RUNTIME_FILES = (BOOT, RECORDS, KEEPALIVE, RULES, "resolv.conf", "workload.sock"
 
 @dataclass(frozen=True)
 class LeavePreview:
-    """What is there now: a Member (`NAMESPACE/NAME`), processes with their pids, tables, links, and paths of files."""
+    """The Member (`NAMESPACE/NAME`), processes (with pids), tables, links and files (paths) that are there now."""
 
     member: str | None
     processes: tuple[str, ...]

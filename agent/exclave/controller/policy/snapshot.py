@@ -16,7 +16,7 @@ from exclave.controller.policy.mark import MarkKey, has_mark, is_older
 
 Key = tuple[str, str]  # namespace and name of an object
 Adoption = Literal["unread", "adopted", "refused", "unknown"]
-"""Whether an earlier version admitted a Member. `unknown`: its accounts cannot be read now."""
+"""An earlier version's decision about a Member. `unknown`: the accounts of its namespace cannot be read now."""
 
 NO_HEARTBEAT = "NoHeartbeat"  # reason of condition Live: there never was a heartbeat
 
