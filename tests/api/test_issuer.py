@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa, x25519
 
-from exclave.api.issuer import read_issuer
+from exclave.api.issuer import has_ring, read_anchors, read_issuer, refit_issuer
+from exclave.api.settings import LinkerdSettings
 from exclave.kit.formats.x509 import fingerprint, pem_of
 from support.certificates import (
     ANCHOR_KEY,
@@ -23,6 +24,7 @@ from support.certificates import (
     make_issuer,
     make_leaf,
 )
+from support.issuers import EXPIRED_ROOT, ROWS, Row, text
 
 ANCHOR, ISSUER = make_anchor(), make_issuer()
 MIDDLE = certify("middle", OTHER_KEY, "root", ANCHOR_KEY, ca(1))
@@ -30,7 +32,7 @@ UNDER_MIDDLE = certify("issuer", ISSUER_KEY, "middle", OTHER_KEY, ca())
 OLD_ANCHOR = certify("old", OTHER_KEY, "old", OTHER_KEY, ca(1))
 
 
-def key_text(key: PrivateKey) -> str:
+def key_text(key: PrivateKey | x25519.X25519PrivateKey) -> str:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
@@ -41,7 +43,9 @@ P256 = bytes.fromhex("2a8648ce3d030107")
 
 
 def secret(
-    chain: Sequence[x509.Certificate], key: PrivateKey = ISSUER_KEY, layout: tuple[str, str] = ("crt.pem", "key.pem")
+    chain: Sequence[x509.Certificate],
+    key: PrivateKey | x25519.X25519PrivateKey = ISSUER_KEY,
+    layout: tuple[str, str] = ("crt.pem", "key.pem"),
 ) -> dict[str, Any]:
     texts = ("".join(map(pem_of, chain)), key_text(key))
     return {"data": {name: base64.b64encode(text.encode()).decode() for name, text in zip(layout, texts, strict=True)}}
@@ -91,7 +95,11 @@ def test_an_rsa_issuer_is_accepted() -> None:
     assert read_issuer(secret([issuer], key), pem_of(ANCHOR), NOW).certificate == issuer
 
 
-ED25519 = ed25519.Ed25519PrivateKey.generate()
+X25519 = x25519.X25519PrivateKey.generate()
+ENCRYPTED = ISSUER_KEY.private_bytes(
+    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
+)
+REFUSED_BY = "what the issuer signs would be refused by proxies: "
 LAYOUTS = "the issuer Secret holds neither crt.pem and key.pem nor tls.crt and tls.key"
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "an empty Secret": ({}, LAYOUTS),
@@ -105,8 +113,16 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         "the issuer Secret's crt.pem or key.pem is not PEM",
     ),
     "a key that signs nothing here": (
-        secret([ISSUER], ED25519),
-        "the issuer's key is neither an elliptic curve's nor RSA",
+        secret([ISSUER], X25519),
+        "the issuer's key is neither an elliptic curve's nor RSA nor Ed25519",
+    ),
+    "a key with a passphrase": (
+        {"data": {**secret([ISSUER])["data"], "key.pem": base64.b64encode(ENCRYPTED).decode()}},
+        "the issuer Secret's key.pem is encrypted: store the key without a passphrase",
+    ),
+    "more certificates than anybody needs": (
+        secret([ISSUER] * 21),
+        "the issuer Secret holds more than 20 certificates",
     ),
     "a key of a curve that no library has": (
         {"data": {**secret([ISSUER])["data"], "key.pem": base64.b64encode(of_unknown_curve(ISSUER_KEY)).decode()}},
@@ -115,23 +131,23 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "another's key": (secret([ISSUER], OTHER_KEY), "the issuer's key does not belong to its certificate"),
     "an expired issuer": (
         secret([make_issuer(valid=(-99, -1))]),
-        "the issuer's certificate, or one above it, is not valid now",
+        f"{REFUSED_BY}'CN=issuer' has expired",
     ),
     "an issuer of tomorrow": (
         secret([make_issuer(valid=(9, 99))]),
-        "the issuer's certificate, or one above it, is not valid now",
+        f"{REFUSED_BY}'CN=issuer' is not valid yet",
     ),
     "an expired one above it": (
         secret([UNDER_MIDDLE, certify("middle", OTHER_KEY, "root", ANCHOR_KEY, ca(1), (-99, -1))]),
-        "the issuer's certificate, or one above it, is not valid now",
+        f"{REFUSED_BY}'CN=middle' has expired",
     ),
     "a leaf that would sign": (
         secret([make_leaf(key=ISSUER_KEY, issuer="root", issuer_key=ANCHOR_KEY)]),
-        "the issuer's certificate, or one above it, is no CA's",
+        f"{REFUSED_BY}'CN=web-k7q2x-1' is no CA's",
     ),
     "an issuer without constraints": (
         secret([make_issuer(extensions=())]),
-        "the issuer's certificate, or one above it, is no CA's",
+        f"{REFUSED_BY}'CN=issuer' is no CA's",
     ),
     "another mesh's issuer": (
         secret([certify("issuer", ISSUER_KEY, "root", OTHER_KEY, ca())]),
@@ -139,7 +155,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "a chain with something unrelated at its end": (
         secret([certify("issuer", ISSUER_KEY, "elsewhere", OTHER_KEY, ca()), MIDDLE]),
-        "the issuer's chain is not in order: each certificate must be signed by the next",
+        "the issuer does not lead to the trust anchors that Linkerd publishes",
     ),
 }
 
@@ -150,3 +166,58 @@ def test_an_issuer_that_may_not_sign_is_refused_without_quoting_secrets(found: d
         read_issuer(found, pem_of(ANCHOR), NOW)
     assert str(refused.value) == text
     assert refused.value.__cause__ is None
+
+
+def linkerd(version: str) -> LinkerdSettings:
+    return LinkerdSettings("linkerd", "cluster.local", "cluster.local", (), version, "deny", "")
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_what_people_make_is_used_or_refused_with_the_reason(row: Row) -> None:
+    try:
+        anchors = read_anchors({"data": {"ca-bundle.crt": row.anchors}})
+        fault = read_issuer(row.secret, anchors, NOW, linkerd(row.version)) and ""
+    except ValueError as problem:
+        fault = str(problem)
+    assert (row.fault in fault) if row.fault else (fault == "")
+
+
+def test_name_constraints_wait_until_the_mesh_is_known() -> None:
+    row = ROWS["names of another mesh"]
+    assert read_issuer(row.secret, row.anchors, NOW).certificate == row.issuer
+
+
+def test_a_key_is_found_behind_the_parameters_of_its_curve() -> None:
+    parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
+    found = secret([ISSUER])
+    found["data"]["key.pem"] = base64.b64encode(f"\ufeff{parameters}{key_text(ISSUER_KEY)}".encode()).decode()
+    assert read_issuer(found, pem_of(ANCHOR), NOW).certificate == ISSUER
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("stable-2.16.0", True),
+        ("enterprise-2.18.3", True),
+        ("v2.18", True),
+        ("2.19.1", False),
+        ("stable-2.20.0", False),
+        ("edge-25.8.1", True),
+        ("edge-25.8.2", False),
+        ("edge-25.10.1", False),
+        ("edge-24.11.8", True),
+        ("git-0a1b2c3", False),
+        ("", False),
+    ],
+)
+def test_versions_of_linkerd_whose_proxies_have_ring(version: str, expected: bool) -> None:
+    assert has_ring(version) == expected
+
+
+def test_an_issuer_fits_other_anchors_or_does_not() -> None:
+    issuer = read_issuer(secret([ISSUER]), pem_of(ANCHOR), NOW)
+    assert refit_issuer(issuer, text(OLD_ANCHOR, ANCHOR), NOW + 7200, None) == issuer
+    with pytest.raises(ValueError, match="does not lead to the trust anchors"):
+        refit_issuer(issuer, text(OLD_ANCHOR), NOW, None)
+    with pytest.raises(ValueError, match="'CN=root' has expired"):
+        refit_issuer(issuer, text(EXPIRED_ROOT), NOW, None)

@@ -79,7 +79,8 @@ async def test_an_issuer_that_becomes_valid_is_used_without_any_change(tmp_path:
         assert state.refresh_mesh(NOW - 7 * 86400)
         assert state.issuer is None
         assert state.mesh_fault == (
-            "the controller can certify nobody yet: the issuer's certificate, or one above it, is not valid now"
+            "the controller can certify nobody yet: what the issuer signs would be refused by proxies: "
+            "'CN=identity.linkerd.cluster.local' is not valid yet"
         )
         assert state.refresh_mesh(NOW)
         assert state.issuer is not None

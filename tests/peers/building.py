@@ -1,8 +1,10 @@
 """Builds the real servers that the tests run against, once, into the cache: `building.py [RELEASE …]`.
 
 Rules: kube-apiserver and kube-controller-manager come from their Go module, which Go's checksum database vouches for;
-etcd comes from Debian's package, unpacked and not installed, so no service starts. What is there is not built again.
-It needs Go, apt, and their networks: four to ten minutes a release on two cores, and 4 GiB of disk for Go's own cache.
+etcd comes from Debian's package, unpacked and not installed, so no service starts. `judge` has the libraries that check
+certificates in linkerd2-proxy, from crates.io, with checksums in its lock file. What is there is not built again.
+It needs Go, Rust, apt, and their networks: four to ten minutes a release on two cores, two for the judge, and 4 GiB of
+disk for Go's own cache.
 """
 
 import os
@@ -19,6 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "agent"), str(Path(__f
 from peers.kubernetes import RELEASES, cache, is_built  # noqa: E402
 
 MODULES = Path(__file__).with_name("modules")
+JUDGE = Path(__file__).with_name("judge")
 COMMANDS = ("kube-apiserver", "kube-controller-manager")
 NEWEST = next(iter(RELEASES))
 
@@ -64,6 +67,18 @@ def build_kubernetes(release: str, target: Path, commands: Sequence[str]) -> Non
             place(Path(folder, "built", command), target / command)
 
 
+def build_judge(target: Path) -> None:
+    """Build the program that judges certificates with rustls-webpki."""
+    cargo = shutil.which("cargo", path=f"{os.environ['PATH']}:{Path.home() / '.cargo/bin'}")
+    if cargo is None:
+        raise CannotBuild("Rust is not installed: see https://rustup.rs, or Debian's package cargo")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(JUDGE, Path(folder, "judge"))
+        build = [cargo, "build", "--release", "--locked", "--target-dir", str(Path(folder, "target"))]
+        run(build, str(Path(folder, "judge")), "Rust, building the judge of certificates")
+        place(Path(folder, "target/release/judge"), target)
+
+
 def place(built: Path, target: Path) -> None:
     """Put a file there whole, or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +100,12 @@ def main(wanted: Sequence[str]) -> int:
         if not (cache() / "etcd").exists():
             print("taking etcd out of Debian's package")
             build_etcd(cache() / "etcd")
+        if not wanted and not (cache() / "judge").exists():
+            print("building the judge of certificates", flush=True)
+            try:
+                build_judge(cache() / "judge")
+            except CannotBuild as problem:  # not a server: the tests that need it are skipped, and print the reason
+                print(f"the judge of certificates cannot be built: {problem}", file=sys.stderr)
         for release, version in RELEASES.items():
             if wanted and release not in wanted:
                 continue

@@ -93,7 +93,9 @@ class ClusterState:
         config, linkerd = self.config.single(), before.linkerd if before else None
         if config is not None:
             linkerd = self._read_source(CONFIG, lambda: read_linkerd(config, self.linkerd_namespace)) or linkerd
-        self.trust, faults = choose_trust(self.secret.single(), self.anchors.single(), self.trust, now)
+        trust, faults = choose_trust(self.secret.single(), self.anchors.single(), self.trust, now, linkerd)
+        if linkerd is not None:  # before, it is unknown whether proxies accept what an issuer signs
+            self.trust = trust
         for source in (ANCHORS, ISSUER):
             self._set_fault(source, faults.get(source))
         if linkerd is not None and self.trust is not None:

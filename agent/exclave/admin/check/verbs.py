@@ -37,6 +37,7 @@ from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.member import READY, condition_of, view_member
 from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION, GROUP_LABEL
 from exclave.api.requests import Object
+from exclave.api.settings import LinkerdSettings
 from exclave.api.workload.opaque_ports import OpaqueMismatch, opaque_mismatches
 from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.formats.times import epoch, rfc3339
@@ -262,7 +263,9 @@ def _rights(found: ClusterSnapshot) -> list[Row]:
 def _issuer(session: Session, found: ClusterSnapshot) -> list[Row]:
     where, name = found.installation.issuer_namespace, found.installation.issuer_secret
     roots = session.kubectl.get(kinds.CONFIG_MAPS, found.linkerd, TRUST_ROOTS)
-    return issuer_rows(f"{where}/{name}", session.kubectl.get(kinds.SECRETS, where, name), roots, session.now())
+    linkerd = find_linkerd(session.kubectl, found.linkerd)
+    secret = session.kubectl.get(kinds.SECRETS, where, name)
+    return issuer_rows(f"{where}/{name}", secret, roots, session.now(), linkerd)
 
 
 def _groups(session: Session, found: ClusterSnapshot) -> list[Row]:
@@ -288,9 +291,15 @@ def _groups(session: Session, found: ClusterSnapshot) -> list[Row]:
 
 def find_opaque_ports(kubectl: Kubectl, linkerd: str) -> str | None:
     """Linkerd's own list of opaque ports, from its ConfigMap; None if that cannot be read. Raises ClusterError."""
+    found = find_linkerd(kubectl, linkerd)
+    return found.opaque_ports if found is not None else None
+
+
+def find_linkerd(kubectl: Kubectl, linkerd: str) -> LinkerdSettings | None:
+    """Linkerd's settings, from its ConfigMap; None if that cannot be read. Raises ClusterError."""
     try:
         config = kubectl.get(kinds.CONFIG_MAPS, linkerd, "linkerd-config")
-        return read_linkerd(config, linkerd).opaque_ports if config is not None else None
+        return read_linkerd(config, linkerd) if config is not None else None
     except (ApiRefusal, *MALFORMED):
         return None  # of these the controller and the other checks report what is a fault
 
@@ -455,15 +464,17 @@ def member_rows(members: Iterable[Object]) -> list[Row]:
     ]
 
 
-def issuer_rows(name: str, secret: Object | None, roots: Object | None, now: float) -> list[Row]:
-    """Is there an issuer, does the mesh trust it, and until when? `name` is its Secret's name."""
+def issuer_rows(
+    name: str, secret: Object | None, roots: Object | None, now: float, linkerd: LinkerdSettings | None = None
+) -> list[Row]:
+    """Is there an issuer, do proxies accept what it signs, and until when? `name` is its Secret's name."""
     title = "the issuer chains to Linkerd's trust anchors"
     hint = "set one: kubectl exclave upgrade --issuer-from, or --issuer-certificate and --issuer-key"
     if secret is None:
         return [row(title, f"there is no Secret {name}", hint)]
     try:
         anchors = read_anchors(roots or {})
-        issuer = read_issuer(secret, anchors, now)
+        issuer = read_issuer(secret, anchors, now, linkerd)
     except ValueError as problem:
         return [row(title, f"Secret {name}: {problem}", hint)]
     left = issuer.not_after - now

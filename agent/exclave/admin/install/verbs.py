@@ -15,6 +15,7 @@ from exclave.admin.check.verbs import (
     Row,
     anchor_row,
     check_prerequisites,
+    find_linkerd,
     pending_changes,
     report_text,
     row,
@@ -303,7 +304,7 @@ def _issuer_rows(session: Session, choice: Installation) -> list[Row]:
     try:
         (secret,) = [one.body for one in later_objects(choice) if one.resource == kinds.SECRETS]
         anchors = read_anchors(roots or {})
-        issuer = read_issuer(secret, anchors, session.now())
+        issuer = read_issuer(secret, anchors, session.now(), find_linkerd(session.kubectl, choice.linkerd))
     except ValueError as problem:
         return [row(title, str(problem), "sign the intermediate with the key of Linkerd's trust anchor")]
     return [Row(title), anchor_row(f"{choice.namespace}/{ISSUER}", issuer, anchors)]

@@ -7,9 +7,10 @@ once both fit, so an admin may change them in any order. Until then the last goo
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exclave.api.issuer import Issuer, leads_to, read_anchors, read_issuer
+from exclave.api.issuer import Issuer, read_anchors, read_issuer, refit_issuer
 from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.requests import Object
+from exclave.api.settings import LinkerdSettings
 
 ANCHORS, ISSUER = "anchors", "issuer"
 
@@ -28,21 +29,31 @@ class Trust:
 
 
 def choose_trust(
-    secret: Object | None, anchors: Object | None, last_good: Trust | None, now: float
+    secret: Object | None,
+    anchors: Object | None,
+    last_good: Trust | None,
+    now: float,
+    linkerd: LinkerdSettings | None = None,
 ) -> tuple[Trust | None, Mapping[str, str]]:
-    """The pair to use, None before the first one, and the faults by source. A missing object is None."""
+    """The pair to use, None before the first one, and the faults by source. A missing object is None.
+
+    `linkerd`: the mesh whose proxies check what the issuer signs; None if unknown.
+    """
     faults: dict[str, str] = {}
     pem = _anchors(anchors, faults) or (last_good.anchors if last_good else None)
     if pem is None:
         return None, faults
-    issuer = _issuer(secret, pem, now, faults)
+    issuer = _issuer(secret, pem, now, linkerd, faults)
     if issuer is not None:
         return Trust(issuer, pem), faults
-    if last_good is None or leads_to(last_good.issuer.chain, pem):
-        return last_good and Trust(last_good.issuer, pem), faults
-    faults[ANCHORS] = LEAVES_OUT
+    if last_good is None or pem == last_good.anchors:
+        return last_good, faults
+    try:
+        return Trust(refit_issuer(last_good.issuer, pem, now, linkerd), pem), faults
+    except ValueError:
+        faults[ANCHORS] = LEAVES_OUT
     faults.pop(ISSUER, None)
-    issuer = _issuer(secret, last_good.anchors, now, faults)
+    issuer = _issuer(secret, last_good.anchors, now, linkerd, faults)
     return (Trust(issuer, last_good.anchors) if issuer is not None else last_good), faults
 
 
@@ -54,9 +65,11 @@ def _anchors(found: Object | None, faults: dict[str, str]) -> str | None:
         return None
 
 
-def _issuer(secret: Object | None, pem: str, now: float, faults: dict[str, str]) -> Issuer | None:
+def _issuer(
+    secret: Object | None, pem: str, now: float, linkerd: LinkerdSettings | None, faults: dict[str, str]
+) -> Issuer | None:
     try:
-        return read_issuer(secret, pem, now) if secret is not None else None
+        return read_issuer(secret, pem, now, linkerd) if secret is not None else None
     except MALFORMED as problem:
         faults[ISSUER] = fault_text(problem)
         return None

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from datetime import datetime, timezone
 
 from cryptography import x509
@@ -10,8 +11,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.hashes import HashAlgorithm
 
-_BEGIN = "-----BEGIN CERTIFICATE-----"
-_END = "-----END CERTIFICATE-----"
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+_FRAME = re.compile(r"-----(BEGIN|END) ([^-]*)-----[ \t]*")
+CERTIFICATE = "CERTIFICATE"
 
 
 # Version 38 has no `_utc` properties, and newer versions warn about the naive ones. It has no
@@ -47,11 +50,31 @@ def read_certificates(pem: str) -> tuple[x509.Certificate, ...]:
 
 
 def read_blocks(pem: str) -> tuple[bytes, ...]:
-    """The bytes of every certificate of a PEM text, not parsed. Raises ValueError."""
-    blocks = [block.split(_END)[0] for block in pem.split(_BEGIN)[1:]]
+    """The bytes of every certificate of a PEM text, not parsed. Raises ValueError.
+
+    As linkerd2-proxy reads trust anchors: line by line, so a frame after a byte order mark or spaces is a comment.
+    Other blocks, and text between blocks, are skipped. Source: rustls-pki-types src/pem.rs.
+    """
+    blocks: list[bytes] = []
+    lines: list[str] = []
+    label = None
+    for line in re.split("[\r\n]", pem):
+        frame = _FRAME.fullmatch(line)
+        if line.startswith("-----BEGIN "):
+            if frame is None or label is not None:
+                raise ValueError("a certificate in PEM was expected, found one that is damaged")
+            label, lines = frame[2], []
+        elif frame is not None and label == frame[2]:
+            if label == CERTIFICATE:
+                blocks.append(base64.b64decode("".join("".join(lines).split()), validate=True))
+            label = None
+        else:
+            lines.append(line)
+    if label is not None:
+        raise ValueError("a certificate in PEM was expected, found one that is damaged")
     if not blocks:
         raise ValueError("a certificate in PEM was expected, found none")
-    return tuple(base64.b64decode("".join(block.split()), validate=True) for block in blocks)
+    return tuple(blocks)
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -84,7 +107,7 @@ def is_authority(certificate: x509.Certificate) -> bool:
         return False
 
 
-def is_key_of(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, certificate: x509.Certificate) -> bool:
+def is_key_of(key: PrivateKey, certificate: x509.Certificate) -> bool:
     """True if a certificate belongs to this key."""
     try:
         return _spki(key.public_key()) == _spki(certificate.public_key())
