@@ -16,7 +16,7 @@ from exclave.admin.objects import guard_manifests
 from exclave.api.csr import make_csr
 from exclave.api.delivery import delivery_key_text
 from exclave.api.join_token import encode_token
-from exclave.api.member import heartbeat_request, member_object
+from exclave.api.member import condition_of, heartbeat_request, member_object
 from exclave.api.names import CONTROLLER
 from exclave.api.requests import (
     CONFIG_MAPS,
@@ -484,6 +484,11 @@ async def wait_event(cluster: MeshCluster, reason: str, kind: str = "Member", na
     raise AssertionError
 
 
+def has_mesh_condition(group: Object | None, *, is_current: bool) -> bool:
+    found = condition_of(group or {}, "MeshCurrent")
+    return found is not None and found.status == is_current and (is_current or found.reason == "LastGoodUsed")
+
+
 async def test_faults_of_issuer_linkerd_and_admission_policies_are_events_and_so_are_their_ends(
     tmp_path: Path,
 ) -> None:
@@ -501,6 +506,8 @@ async def test_faults_of_issuer_linkerd_and_admission_policies_are_events_and_so
                 await cluster.admin.send(patch(resource, namespace, name, {"data": data}))
                 event = await wait_event(cluster, reason, kind, "exclave")
                 assert event["type"] == ("Warning" if reason == "Refused" else "Normal")
+                is_refused = reason == "Refused"
+                await wait(cluster, WORKLOAD_GROUPS, "web", partial(has_mesh_condition, is_current=not is_refused))
                 assert (event.get("related") or {}).get("name") == related
                 await cluster.admin.send(delete(EVENTS, "exclave", event["metadata"]["name"]))
         await cluster.admin.send(delete(VALIDATING_ADMISSION_POLICY_BINDINGS, None, "exclave-guard"))

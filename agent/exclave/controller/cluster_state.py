@@ -1,13 +1,13 @@
 """The controller's state: the watched objects of the cluster, and values derived from them. Pure: sends no request."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from exclave.api.definitions.admission import first_fault
 from exclave.api.group import namespace_fault, parse_group
 from exclave.api.issuer import Issuer
-from exclave.api.linkerd_config import read_linkerd
+from exclave.api.linkerd_config import config_fault, read_linkerd
 from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.member import Condition, view_member
 from exclave.api.names import group_of_member, parse_member_name
@@ -87,12 +87,19 @@ class ClusterState:
         faults = [self.faults.get(source) or ("" if cache.objects else missing) for source, cache, missing in sources]
         return f"the controller can certify nobody yet: {'; '.join(one for one in faults if one) or 'it is reading'}"
 
+    @property
+    def mesh_faults(self) -> tuple[str, ...]:
+        """Why the newest issuer, anchors or settings of Linkerd are not used, in whole or in part."""
+        return tuple(self.faults[source] for source in (CONFIG, ANCHORS, ISSUER) if source in self.faults)
+
     def refresh_mesh(self, now: float) -> bool:
         """Read Linkerd's objects and the issuer again. True if something changed that members must learn."""
-        before, fault = self.mesh, self.mesh_fault
+        before, fault, faults_before = self.mesh, self.mesh_fault, self.mesh_faults
         config, linkerd = self.config.single(), before.linkerd if before else None
+        refused: Mapping[str, str] = {}
         if config is not None:
-            linkerd = self._read_source(CONFIG, lambda: read_linkerd(config, self.linkerd_namespace)) or linkerd
+            linkerd, refused = read_linkerd(config, self.linkerd_namespace, linkerd)
+        self._set_fault(CONFIG, config_fault(refused))
         trust, faults = choose_trust(self.secret.single(), self.anchors.single(), self.trust, now, linkerd)
         if linkerd is not None:  # before, it is unknown whether proxies accept what an issuer signs
             self.trust = trust
@@ -107,7 +114,7 @@ class ClusterState:
             )
             control_plane = last_good(found, before.control_plane if before else None)
             self.mesh = Mesh(linkerd, self.trust.anchors, issuer.sha256, control_plane, issuer.not_after)
-        return (self.mesh, self.mesh_fault) != (before, fault)
+        return (self.mesh, self.mesh_fault, self.mesh_faults) != (before, fault, faults_before)
 
     def refresh_admission(self, wanted: Iterable[Object]) -> bool:
         """Compare the admission policies with the wanted ones again. True if `admission_fault` changed."""

@@ -44,6 +44,7 @@ from exclave.controller.mesh.publish import Published, is_worth_publishing, sett
 from exclave.controller.mesh.trust import ANCHORS, ISSUER
 from exclave.controller.policy.accept import NAMESPACE_REFUSED, GroupPatches, group_patches
 from exclave.controller.policy.mark import KEY_BYTES, MarkKey, key_object, read_key
+from exclave.controller.policy.mesh_current import mesh_condition
 from exclave.controller.policy.opaque import opaque_condition
 from exclave.controller.policy.snapshot import Group, Key
 from exclave.controller.policy.transitions import PutWorkload, RecheckAfter, next_transition
@@ -361,6 +362,8 @@ class Controller:
         conditions = [condition]
         if key in state.opaque_mismatches:
             conditions.append(opaque_condition(state.opaque_mismatches[key]))
+        if (current := mesh_condition(found, state.mesh_faults, state.mesh is not None)) is not None:
+            conditions.append(current)
         patches = group_patches(found, conditions, members=len(members), now=self._now())
         if patches.releases:
             await delete_group_accounts(self._cluster, *key)

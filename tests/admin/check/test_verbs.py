@@ -34,11 +34,13 @@ from exclave.admin.check.verbs import (
 )
 from exclave.admin.objects import Installation, group_objects
 from exclave.api.requests import Object
+from exclave.api.settings import LinkerdSettings
 from exclave.errors import ClusterError, Fault
 from exclave.kit.formats.times import rfc3339
 from exclave.kit.formats.x509 import not_after
 from exclave_sandbox.pki import make_anchor
 from support.admin import Admin
+from support.issuers import ROWS
 from support.mesh import Mesh, mesh
 
 
@@ -149,6 +151,17 @@ def test_the_issuer_exists_is_trusted_and_lasts() -> None:
     assert warned == ("warning", "it ends in 3d")
 
 
+def test_an_issuer_is_checked_for_the_names_of_the_mesh_and_for_its_proxies() -> None:
+    for name, text in (
+        ("names of another mesh", "does not permit the name 'sample.sample.serviceaccount.identity.linkerd.cluster."),
+        ("P-521, with ring", "ECDSA with curve secp521r1"),
+    ):
+        found = ROWS[name]
+        linkerd = LinkerdSettings("linkerd", "cluster.local", "cluster.local", (), found.version, "deny", "")
+        ((result, problem),) = bad(issuer_rows("a/b", found.secret, roots(found.anchors), NOW, linkerd))
+        assert result == "error" and problem.startswith("Secret a/b: ") and text in problem
+
+
 def test_a_trust_anchor_in_the_place_of_the_issuer_is_named() -> None:
     anchor = make_anchor()
     data = {"tls.crt": anchor.pem, "tls.key": anchor.key_pem}
@@ -197,7 +210,7 @@ def test_an_error_of_all_checks_is_printed_once() -> None:
     session = SimpleNamespace(kubectl=AwayKubectl(), now=time.time)
     first, *rest = _rows(session, options)  # type: ignore[arg-type]
     assert (first.problem, first.hint) == ("no API server answered", "wait")
-    assert len(rest) == 10
+    assert len(rest) == 11
     assert {(one.result, one.problem, one.hint) for one in rest} == {("error", "the same as above", "")}
 
 

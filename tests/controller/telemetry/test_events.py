@@ -79,7 +79,7 @@ def test_the_events_of_a_group(before: Condition | None, after: Condition, repor
 
 
 def test_the_events_of_sources() -> None:
-    refused = EventDraft("Refused", "it cannot be used, the last good one is kept: no PEM", is_bad=True)
+    refused = EventDraft("Refused", "not used, the last good value stays in use: no PEM", is_bad=True)
     assert source_events({}, {"issuer": "no PEM"}) == [("issuer", refused)]
     assert source_events({"issuer": "no PEM"}, {"issuer": "no PEM"}) == []
     assert source_events({"issuer": "other"}, {"issuer": "no PEM"}) == [("issuer", refused)]

@@ -30,7 +30,8 @@ async def test_the_api_server_accepts_all_objects_and_they_parse_as_linkerds(tmp
             except ApiRefusal as refusal:
                 assert (refusal.status, request.body and request.body["metadata"]["name"]) == (409, "kube-system")
         config = await cluster.send(get(CONFIG_MAPS, mesh.LINKERD, "linkerd-config"))
-        linkerd = read_linkerd(config, mesh.LINKERD)
+        linkerd, faults = read_linkerd(config, mesh.LINKERD)
+        assert linkerd is not None and not faults
         assert linkerd.cluster_networks == mesh.CLUSTER_NETWORKS
         assert (linkerd.trust_domain, linkerd.cluster_domain) == (mesh.TRUST_DOMAIN, mesh.CLUSTER_DOMAIN)
         roots = await cluster.send(get(CONFIG_MAPS, mesh.LINKERD, "linkerd-identity-trust-roots"))

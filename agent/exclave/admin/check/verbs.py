@@ -32,7 +32,7 @@ from exclave.api.definitions.admission import admission_fault
 from exclave.api.fields import FieldError
 from exclave.api.group import Port, account_of, parse_group
 from exclave.api.issuer import Issuer, has_anchor_key, read_anchors, read_issuer
-from exclave.api.linkerd_config import read_linkerd
+from exclave.api.linkerd_config import config_fault, read_linkerd
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.member import READY, condition_of, view_member
 from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION, GROUP_LABEL
@@ -45,6 +45,7 @@ from exclave.kit.formats.times import epoch, rfc3339
 NOT_SOUND = 3
 LINKERD_OPTIONS = ("--api-addr", "--wait", "--proxy", "--verbose")
 TRUST_ROOTS = "linkerd-identity-trust-roots"
+SETTINGS_READ = "Linkerd's settings can be used"
 OLDEST = (1, 30)  # the first Kubernetes release with stable admission policies
 
 EXTERNAL_WORKLOADS_CRD = "externalworkloads.workload.linkerd.io"
@@ -215,6 +216,7 @@ def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
         "all controllers run": lambda: controller_rows(
             found.deployment, kubectl.get(kinds.LEASES, where, ELECTION), session.now()
         ),
+        SETTINGS_READ: lambda: _linkerd(session, found),
         "the issuer chains to Linkerd's trust anchors": lambda: _issuer(session, found),
         "every group is accepted": lambda: _groups(session, found),
         "policies name groups as they name pods": lambda: _policies_of_groups(kubectl, found),
@@ -263,9 +265,14 @@ def _rights(found: ClusterSnapshot) -> list[Row]:
 def _issuer(session: Session, found: ClusterSnapshot) -> list[Row]:
     where, name = found.installation.issuer_namespace, found.installation.issuer_secret
     roots = session.kubectl.get(kinds.CONFIG_MAPS, found.linkerd, TRUST_ROOTS)
-    linkerd = find_linkerd(session.kubectl, found.linkerd)
+    linkerd, _ = find_linkerd(session.kubectl, found.linkerd)
     secret = session.kubectl.get(kinds.SECRETS, where, name)
     return issuer_rows(f"{where}/{name}", secret, roots, session.now(), linkerd)
+
+
+def _linkerd(session: Session, found: ClusterSnapshot) -> list[Row]:
+    _, refused = find_linkerd(session.kubectl, found.linkerd)
+    return [row(SETTINGS_READ, refused, "set each of these keys right: linkerd upgrade, or helm upgrade")]
 
 
 def _groups(session: Session, found: ClusterSnapshot) -> list[Row]:
@@ -291,17 +298,18 @@ def _groups(session: Session, found: ClusterSnapshot) -> list[Row]:
 
 def find_opaque_ports(kubectl: Kubectl, linkerd: str) -> str | None:
     """Linkerd's own list of opaque ports, from its ConfigMap; None if that cannot be read. Raises ClusterError."""
-    found = find_linkerd(kubectl, linkerd)
+    try:
+        found, _ = find_linkerd(kubectl, linkerd)
+    except ApiRefusal:
+        return None  # the other checks report who may not read it
     return found.opaque_ports if found is not None else None
 
 
-def find_linkerd(kubectl: Kubectl, linkerd: str) -> LinkerdSettings | None:
-    """Linkerd's settings, from its ConfigMap; None if that cannot be read. Raises ClusterError."""
-    try:
-        config = kubectl.get(kinds.CONFIG_MAPS, linkerd, "linkerd-config")
-        return read_linkerd(config, linkerd) if config is not None else None
-    except (ApiRefusal, *MALFORMED):
-        return None  # of these the controller and the other checks report what is a fault
+def find_linkerd(kubectl: Kubectl, linkerd: str) -> tuple[LinkerdSettings | None, str | None]:
+    """Linkerd's settings, from its ConfigMap, None if they are unknown; and what is refused. Raises ClusterError."""
+    config = kubectl.get(kinds.CONFIG_MAPS, linkerd, "linkerd-config")
+    found, faults = read_linkerd(config, linkerd) if config is not None else (None, {})
+    return found, config_fault(faults)
 
 
 def _ports(group: Object) -> tuple[Port, ...]:

@@ -304,7 +304,8 @@ def _issuer_rows(session: Session, choice: Installation) -> list[Row]:
     try:
         (secret,) = [one.body for one in later_objects(choice) if one.resource == kinds.SECRETS]
         anchors = read_anchors(roots or {})
-        issuer = read_issuer(secret, anchors, session.now(), find_linkerd(session.kubectl, choice.linkerd))
+        linkerd, _ = find_linkerd(session.kubectl, choice.linkerd)
+        issuer = read_issuer(secret, anchors, session.now(), linkerd)
     except ValueError as problem:
         return [row(title, str(problem), "sign the intermediate with the key of Linkerd's trust anchor")]
     return [Row(title), anchor_row(f"{choice.namespace}/{ISSUER}", issuer, anchors)]

@@ -79,7 +79,7 @@ def group_events(before: Condition | None, after: Condition) -> list[EventDraft]
 def source_events(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, EventDraft]]:
     """The Events for changes of faults, each with the name of its source."""
     refused = [
-        (what, EventDraft("Refused", f"it cannot be used, the last good one is kept: {fault}", is_bad=True))
+        (what, EventDraft("Refused", f"not used, the last good value stays in use: {fault}", is_bad=True))
         for what, fault in sorted(after.items())
         if before.get(what) != fault
     ]
