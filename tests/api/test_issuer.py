@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +10,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa, x25519
 
-from exclave.api.issuer import has_ring, read_anchors, read_issuer, refit_issuer
+from exclave.api.csr import make_csr
+from exclave.api.issuer import has_ring, identity_fault, read_anchors, read_issuer, refit_issuer
 from exclave.api.settings import LinkerdSettings
+from exclave.controller.policy.sign import sign
 from exclave.kit.formats.x509 import fingerprint, pem_of
 from support.certificates import (
     ANCHOR_KEY,
+    IDENTITY,
     ISSUER_KEY,
+    KEY,
     NOW,
     OTHER_KEY,
     PrivateKey,
@@ -24,7 +29,7 @@ from support.certificates import (
     make_issuer,
     make_leaf,
 )
-from support.issuers import EXPIRED_ROOT, ROWS, Row, text
+from support.issuers import EXPIRED_ROOT, ROWS, Row, text, without_group
 
 ANCHOR, ISSUER = make_anchor(), make_issuer()
 MIDDLE = certify("middle", OTHER_KEY, "root", ANCHOR_KEY, ca(1))
@@ -221,3 +226,14 @@ def test_an_issuer_fits_other_anchors_or_does_not() -> None:
         refit_issuer(issuer, text(OLD_ANCHOR), NOW, None)
     with pytest.raises(ValueError, match="'CN=root' has expired"):
         refit_issuer(issuer, text(EXPIRED_ROOT), NOW, None)
+
+
+def test_a_name_that_the_issuer_may_not_certify_is_refused_before_it_is_signed() -> None:
+    first = without_group("shop")
+    issuer = read_issuer(secret([first]), pem_of(ANCHOR), NOW, linkerd(""))
+    assert identity_fault(issuer.path, replace(IDENTITY, namespace="bank")) is None
+    assert identity_fault(issuer.path, IDENTITY) == (
+        "'CN=issuer' excludes the name 'web.shop.serviceaccount.identity.linkerd.cluster.local' (name constraints)"
+    )
+    with pytest.raises(ValueError, match="proxies would refuse the certificate: 'CN=issuer' excludes the name"):
+        sign(make_csr(KEY, "web"), "web", IDENTITY, 60.0, issuer, now=NOW, serial=7)

@@ -221,6 +221,11 @@ def _naive(certificate: x509.Certificate, name: str) -> Any:
     return getattr(certificate, f"{name}_utc", None) or getattr(certificate, name)
 
 
+def without_group(namespace: str) -> x509.Certificate:
+    """An issuer that may not certify the groups of a namespace."""
+    return make_issuer(extensions=(*ca(), excludes(dns(f"{namespace}.serviceaccount.{ZONE}"))))
+
+
 CRITICAL = with_critical(b"\x05\x00")
 EXPIRED_ROOT = certify("root", ANCHOR_KEY, "root", ANCHOR_KEY, ca(1), (-99, -1))
 OLD_ROOT = certify("old", OTHER_KEY, "old", OTHER_KEY, ca(1), (-99, -1))

@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from exclave.api.identity import MeshIdentity
 from exclave.api.requests import Object
 from exclave.api.settings import LinkerdSettings
-from exclave.kit.formats.certificate_path import path_fault, paths_to_anchors
+from exclave.kit.formats.certificate_path import name_fault, path_fault, paths_to_anchors
 from exclave.kit.formats.x509 import (
     PrivateKey,
     fingerprint,
@@ -64,6 +64,13 @@ class Issuer:
     def certificate(self) -> x509.Certificate:
         """The issuing certificate."""
         return self.chain[0]
+
+    @property
+    def path(self) -> tuple[x509.Certificate, ...]:
+        """The chain and its anchor."""
+        if self.anchor is None or self.anchor == self.chain[-1]:
+            return self.chain
+        return (*self.chain, self.anchor)
 
     @property
     def sha256(self) -> str:
@@ -151,8 +158,12 @@ def sample_fault(issuer: Issuer, linkerd: LinkerdSettings | None, now: float) ->
 
 def leaf_fault(issuer: Issuer, leaf: x509.Certificate, now: float) -> str | None:
     """The reason why proxies would refuse a leaf of this issuer, None if they accept it."""
-    above = () if issuer.anchor is None or issuer.anchor == issuer.chain[-1] else (issuer.anchor,)
-    return path_fault((leaf,), (*issuer.chain, *above), now, has_ring=issuer.has_ring)
+    return path_fault((leaf,), issuer.path, now, has_ring=issuer.has_ring)
+
+
+def identity_fault(issuers: Sequence[x509.Certificate], identity: MeshIdentity) -> str | None:
+    """The reason why these issuers may not certify an identity by their name constraints, None if they may."""
+    return name_fault(issuers, _names(identity))
 
 
 def make_leaf(

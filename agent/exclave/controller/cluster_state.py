@@ -113,7 +113,7 @@ class ClusterState:
                 lambda one, problem: self.malformed.report(f"EndpointSlice {'/'.join(key_of(one))}", problem),
             )
             control_plane = last_good(found, before.control_plane if before else None)
-            self.mesh = Mesh(linkerd, self.trust.anchors, issuer.sha256, control_plane, issuer.not_after)
+            self.mesh = Mesh(linkerd, self.trust.anchors, issuer.sha256, control_plane, issuer.not_after, issuer.path)
         return (self.mesh, self.mesh_fault, self.mesh_faults) != (before, fault, faults_before)
 
     def refresh_admission(self, wanted: Iterable[Object]) -> bool:

@@ -10,6 +10,7 @@ from exclave.api.requests import Object
 from exclave.controller.policy.admit import AdmitResult, address_refusal, admit, is_listed_elsewhere
 from exclave.controller.policy.mark import mark_of
 from exclave.controller.policy.snapshot import Neighbour
+from support.issuers import without_group
 
 from ..snapshots import (
     ADDRESS,
@@ -110,6 +111,20 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], AdmitResult]] = {
             "NotReady",
             "the issuer's certificate, or one above it, has expired: nobody can be certified before it is renewed",
         ),
+    ),
+    "one whose name the issuer may not certify": (
+        {},
+        {"mesh": replace(MESH, issuers=(without_group("shop"),))},
+        no(
+            "GroupNotAccepted",
+            "group web takes no new members: 'CN=issuer' excludes the name "
+            "'web.shop.serviceaccount.identity.linkerd.cluster.local' (name constraints)",
+        ),
+    ),
+    "one whose name another namespace has": (
+        {},
+        {"mesh": replace(MESH, issuers=(without_group("bank"),))},
+        YES,
     ),
     "what is wrong with it itself is said first": (
         {"addresses": []},

@@ -32,6 +32,7 @@ from exclave.controller.policy.transitions import (
 )
 from exclave.identity.storage import generate_key
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
+from support.issuers import without_group
 
 from ..snapshots import (
     ADMITTED,
@@ -380,6 +381,8 @@ def test_a_younger_member_without_a_mark_is_decided_as_a_new_one() -> None:
         pytest.param({"shares_account": True, "group_refusal": "x"}, "AccountShared", id="an account of its own"),
         pytest.param({"group": replace(GROUP, spec=replace(GROUP.spec, networks=("192.0.2.0/24",)))}, "AddressRefused",
                      id="an address in its group's networks"),
+        pytest.param({"mesh": replace(MESH, issuers=(without_group("shop"),))}, "NameNotPermitted",
+                     id="an issuer that may certify its name"),
     ],
 )  # fmt: skip
 def test_a_member_is_not_certified_without(changes: dict[str, Any], reason: str) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from exclave.api.csr import read_csr
 from exclave.api.delivery import read_delivery_key
+from exclave.api.issuer import identity_fault
 from exclave.api.member import MemberView
 from exclave.api.names import MARK_SECRET, parse_member_name
 from exclave.controller.policy.claims import lies_within, neighbour_of, plain_address
@@ -87,6 +88,10 @@ def _mesh_refusal(snapshot: MemberSnapshot) -> AdmitResult | None:
         return _no(NOT_READY, snapshot.mesh_fault or "the controller can certify nobody yet")
     if snapshot.mesh.issuer_ends <= snapshot.now:
         return _no(NOT_READY, ISSUER_EXPIRED)
+    if snapshot.group is not None:
+        fault = identity_fault(snapshot.mesh.issuers, snapshot.mesh.identity_of(snapshot.group))
+        if fault is not None:
+            return _no("GroupNotAccepted", f"group {snapshot.group.name} takes no new members: {fault}")
     return None
 
 

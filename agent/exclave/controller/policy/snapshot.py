@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from cryptography import x509
+
 from exclave.api.group import GroupSpec
 from exclave.api.identity import MeshIdentity
 from exclave.api.member import MemberView, view_member
@@ -40,6 +42,7 @@ class Mesh:
     issuer: str  # sha256 of the issuing certificate
     control_plane: ControlPlane
     issuer_ends: float = math.inf  # the earliest end in the issuer's chain, epoch seconds
+    issuers: tuple[x509.Certificate, ...] = ()  # the issuer's chain and its anchor
 
     def identity_of(self, group: Group) -> MeshIdentity:
         """The identity of a group's members."""

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from exclave.api.csr import csr_sha256
+from exclave.api.issuer import identity_fault
 from exclave.api.member import ADMITTED, CERTIFIED, CLONED, LIVE, REGISTERED, Condition, read_conditions, with_condition
 from exclave.api.names import DRAIN, FINALIZER, PORTS_FINALIZER, group_of_member
 from exclave.api.requests import Object, Request
@@ -316,6 +317,10 @@ def signing_fault(snapshot: MemberSnapshot) -> tuple[str, str] | None:
         return refusal.reason, refusal.message
     if snapshot.mesh is not None and snapshot.mesh.issuer_ends <= snapshot.now:
         return "IssuerExpired", ISSUER_EXPIRED
+    if snapshot.mesh is not None and snapshot.group is not None:
+        fault = identity_fault(snapshot.mesh.issuers, snapshot.mesh.identity_of(snapshot.group))
+        if fault is not None:
+            return "NameNotPermitted", fault
     try:
         fault = key_fault(snapshot.view)
     except ValueError as problem:

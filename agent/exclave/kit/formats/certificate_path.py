@@ -160,15 +160,24 @@ def _algorithm_of(certificate: x509.Certificate) -> bytes:
 
 
 def _constraint_fault(issuer: x509.Certificate, below: Iterable[x509.Certificate]) -> str | None:
-    """Do its name constraints permit every certificate below it?"""
-    constraints = extension(issuer, x509.NameConstraints)
-    if constraints is None:
-        return None
-    permitted, excluded = list(constraints.permitted_subtrees or ()), list(constraints.excluded_subtrees or ())
     for certificate in below:
         names = extension(certificate, x509.SubjectAlternativeName)
         # Every certificate has a subject, to which constraints of directory names apply.
-        for name in (*(names or ()), x509.DirectoryName(certificate.subject)):
+        fault = name_fault((issuer,), (*(names or ()), x509.DirectoryName(certificate.subject)))
+        if fault is not None:
+            return fault
+    return None
+
+
+def name_fault(issuers: Iterable[x509.Certificate], names: Iterable[x509.GeneralName]) -> str | None:
+    """Which of these names a certificate below the issuers may not have by their name constraints, None if all."""
+    listed = list(names)
+    for issuer in issuers:
+        constraints = extension(issuer, x509.NameConstraints)
+        if constraints is None:
+            continue
+        permitted, excluded = constraints.permitted_subtrees or (), constraints.excluded_subtrees or ()
+        for name in listed:
             asked = [one for one in permitted if type(one) is type(name)]
             if asked and not any(_is_within(name, one, is_excluded=False) for one in asked):
                 return f"{title(issuer)} does not permit the name {_shown(name)} (name constraints)"
