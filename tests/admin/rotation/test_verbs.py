@@ -1,5 +1,7 @@
 """The gates of a rotation, through Linkerd's own procedure; tests/peers runs it on real servers."""
 
+import base64
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +12,7 @@ from exclave.admin.rotation.verbs import (
     MeshTrust,
     advice,
     gates,
+    issuer_chain,
     rotation_row,
     trust_from_secret,
     trust_from_settings,
@@ -53,6 +56,15 @@ def last_word(mesh: MeshTrust, groups: MeshTrust, *members: Object) -> str:
 
 
 OPEN: list[tuple[str, ...]] = [(), (), (), ()]
+
+
+def test_of_a_secret_with_more_certificates_the_chain_counts_that_the_controller_uses() -> None:
+    for before in (OLD_ISSUER.pem, NEW.pem, make_issuer(make_anchor("a stranger")).pem):
+        texts = {"tls.crt": before + NEW_ISSUER.pem, "tls.key": NEW_ISSUER.key_pem}
+        data = {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()}
+        assert issuer_chain({"data": data}, OLD.pem + NEW.pem, time.time()) == NEW_ISSUER.pem
+        assert issuer_chain({"data": data}, OLD.pem, time.time()) == texts["tls.crt"]
+    assert issuer_chain({}, OLD.pem, time.time()) == ""
 
 
 def test_without_a_rotation_every_gate_is_open() -> None:

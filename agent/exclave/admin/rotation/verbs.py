@@ -20,14 +20,15 @@ from exclave.admin.check.verbs import TRUST_ROOTS, ClusterSnapshot
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing, few
 from exclave.api.fields import FieldError
-from exclave.api.issuer import LAYOUTS, read_anchors
+from exclave.api.issuer import LAYOUTS, read_anchors, read_issuer
+from exclave.api.malformed import MALFORMED, mapping_in
 from exclave.api.member import MemberView, read_conditions, view_member
 from exclave.api.names import ELECTION, SETTINGS_KEY, group_of_member, settings_name
 from exclave.api.requests import CONFIG_MAPS, LEASES, MEMBERS, SECRETS, Object
 from exclave.api.settings import parse_settings
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.kit.formats.times import epoch, rfc3339
-from exclave.kit.formats.x509 import der_of, fingerprint, is_issued_by, not_after, not_before, read_certificates
+from exclave.kit.formats.x509 import der_of, fingerprint, is_issued_by, not_after, not_before, pem_of, read_certificates
 
 GATES_CLOSED = 3
 
@@ -123,7 +124,7 @@ def _current_trust(session: Session, found: ClusterSnapshot, published: list[Gro
         if refusal.status != 403:
             raise
         return trust_from_settings(anchors, published, has_leader=_has_leader(session, found))
-    return trust_from_secret(anchors, f"{place[0]}/{place[1]}", _chain(secret))
+    return trust_from_secret(anchors, f"{place[0]}/{place[1]}", issuer_chain(secret or {}, anchors, session.now()))
 
 
 def _anchors(session: Session, found: ClusterSnapshot) -> str:
@@ -138,13 +139,17 @@ def _anchors(session: Session, found: ClusterSnapshot) -> str:
         ) from None
 
 
-def _chain(secret: Object | None) -> str:
-    """The certificates of an issuer's Secret (PEM), without its key; "" if there are none."""
-    content = (secret or {}).get("data") or {}
+def issuer_chain(secret: Object, anchors: str, now: float) -> str:
+    """The chain (PEM) that the controller uses of an issuer's Secret, else all certificates in it; "" without any."""
+    try:
+        return "".join(map(pem_of, read_issuer(secret, anchors, now).chain))
+    except MALFORMED:
+        pass  # the chain shows which gate stays closed, and `check` states why the issuer is refused
+    content = mapping_in(secret, "data")
     for certificate, _ in LAYOUTS:
         try:
             return base64.b64decode(content[certificate], validate=True).decode()
-        except (KeyError, binascii.Error, UnicodeDecodeError):
+        except (KeyError, TypeError, binascii.Error, UnicodeDecodeError):
             continue
     return ""
 
