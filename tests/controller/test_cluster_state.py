@@ -5,15 +5,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from exclave.api.definitions.manifests import admission_objects
@@ -34,8 +31,9 @@ from exclave.cluster.watch import Listed, Removed, Upserted
 from exclave.controller.cache import Cache
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.mesh.publish import Published
-from exclave.kit.formats.x509 import not_after, not_before, pem_of
+from exclave.kit.formats.x509 import pem_of
 from exclave_sandbox.pki import make_anchor, make_issuer
+from support.issuers import with_extension
 from support.mesh import mesh
 from support.mesh_cluster import open_mesh_cluster
 
@@ -203,25 +201,6 @@ async def test_an_issuer_whose_leaves_proxies_refuse_never_replaces_a_good_one(t
 
 def as_data(texts: dict[str, str]) -> dict[str, str]:
     return {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()}
-
-
-def with_extension(
-    certificate: x509.Certificate, extension: x509.ExtensionType, key: ec.EllipticCurvePrivateKey
-) -> x509.Certificate:
-    """The certificate signed anew, with one more extension."""
-    begins, ends = (datetime.fromtimestamp(at(certificate), timezone.utc) for at in (not_before, not_after))
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(certificate.subject)
-        .issuer_name(certificate.issuer)
-        .public_key(certificate.public_key())
-        .serial_number(certificate.serial_number)
-        .not_valid_before(begins)
-        .not_valid_after(ends)
-    )
-    for one in certificate.extensions:
-        builder = builder.add_extension(one.value, one.critical)
-    return builder.add_extension(extension, critical=True).sign(key, hashes.SHA256())
 
 
 async def test_of_a_group_that_cannot_be_read_the_last_good_reading_is_used(

@@ -3,17 +3,23 @@
 Roles that were edited are in test_installing, with `check` and `upgrade`, which find them and put them right.
 """
 
+import base64
 import time
 from pathlib import Path
 
 import pytest
+import yaml
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from exclave.api.join_token import encode_token
-from exclave.api.member import Condition, read_conditions
+from exclave.api.member import Condition, condition_of, read_conditions
 from exclave.api.names import parse_member_name
 from exclave.api.requests import (
+    CONFIG_MAPS,
     EXTERNAL_WORKLOADS,
     MEMBERS,
+    SECRETS,
     SERVICE_ACCOUNTS,
     WORKLOAD_GROUPS,
     Object,
@@ -21,15 +27,19 @@ from exclave.api.requests import (
     delete,
     get,
     list_all,
+    patch,
 )
 from exclave.cluster.client import open_cluster
 from exclave.cluster.credential import parse_credential
 from exclave.errors import ApiRefusal, ExclaveError, Fault
 from exclave.join.join import join
+from exclave.kit.formats.x509 import pem_of
+from exclave_sandbox.pki import make_issuer
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 from peers.kubernetes import AVAILABLE
 from support.admin import Admin, admin_of
+from support.issuers import with_extension
 
 from .test_admin import typed, until_accepted
 from .test_joining import guarded, machine, until_dead, wait
@@ -138,3 +148,46 @@ async def test_a_group_in_use_that_is_deleted_with_kubectl_goes_when_its_members
 def says(found: Object | None, reason: str) -> bool:
     condition = accepted(found)
     return condition is not None and condition.reason == reason
+
+
+async def test_a_bad_issuer_and_a_wrong_key_of_linkerds_settings_are_named_and_stop_no_join(
+    server: Server, tmp_path: Path, typist: Admin
+) -> None:
+    async with guarded(server, tmp_path) as cluster:
+        made, anchor = make_issuer(cluster.mesh.anchor), cluster.mesh.anchor.key
+        for_code = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
+        bad = pem_of(with_extension(made.certificate, for_code, anchor))
+        secret = await cluster.find(SECRETS, "exclave-issuer", "exclave")
+        config = await cluster.find(CONFIG_MAPS, "linkerd-config", "linkerd")
+        assert secret is not None and config is not None
+        values = yaml.safe_load(config["data"]["values"])
+        values["proxy"] |= {"opaquePorts": [25, "mysql"]}
+        texts = dict.fromkeys(secret["data"]) | {"tls.crt": bad, "tls.key": made.key_pem}
+        data = {name: text and base64.b64encode(text.encode()).decode() for name, text in texts.items()}
+        try:
+            await cluster.admin.send(patch(SECRETS, "exclave", "exclave-issuer", {"data": data}))
+            wrong = {"data": {"values": yaml.safe_dump(values)}}
+            await cluster.admin.send(patch(CONFIG_MAPS, "linkerd", "linkerd-config", wrong))
+            await wait(cluster, WORKLOAD_GROUPS, "web", lambda found: "CN=" in fault_of(found, "opaquePorts"))
+            settings, token_id = machine(tmp_path)
+            token = encode_token(await cluster.join_token(token_id=token_id))
+            assert (await join(token, settings, time.time, lambda _: None)).member == f"web-{token_id}-1"
+            checked = await typed(typist, "check", "-o", "json")
+            assert "values.proxy.opaquePorts: a text with commas was expected, found list" in checked.out
+            assert "is not for both TLS servers and TLS clients (extended key usage)" in checked.out
+        finally:
+            former = dict.fromkeys(data) | secret["data"]
+            await cluster.admin.send(patch(SECRETS, "exclave", "exclave-issuer", {"data": former}))
+            await cluster.admin.send(patch(CONFIG_MAPS, "linkerd", "linkerd-config", {"data": config["data"]}))
+        await wait(cluster, WORKLOAD_GROUPS, "web", lambda found: is_current(found))
+
+
+def fault_of(group: Object | None, key: str) -> str:
+    """The message of condition MeshCurrent if it names this key, else ""."""
+    found = condition_of(group or {}, "MeshCurrent")
+    return found.message if found is not None and not found.status and key in found.message else ""
+
+
+def is_current(group: Object | None) -> bool:
+    found = condition_of(group or {}, "MeshCurrent")
+    return found is not None and found.status

@@ -7,6 +7,7 @@ tests/peers (rustls-webpki with both of linkerd2-proxy's libraries, and OpenSSL)
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from functools import cache
 from ipaddress import ip_network
 from typing import Any
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from exclave.kit.formats.x509 import der_of, pem_of
+from exclave.kit.formats.x509 import der_of, not_after, not_before, pem_of
 from support.certificates import (
     ANCHOR_KEY,
     IDENTITY,
@@ -123,6 +124,25 @@ def signed_again(certificate: x509.Certificate, algorithm: bytes, sign: Callable
     return x509.load_der_x509_certificate(sequence(again + algorithm + der_value(0x03, b"\0" + signature)))
 
 
+def with_extension(
+    certificate: x509.Certificate, extension: x509.ExtensionType, key: ec.EllipticCurvePrivateKey
+) -> x509.Certificate:
+    """The certificate signed anew, with one more extension."""
+    begins, ends = (datetime.fromtimestamp(at(certificate), timezone.utc) for at in (not_before, not_after))
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(certificate.subject)
+        .issuer_name(certificate.issuer)
+        .public_key(certificate.public_key())
+        .serial_number(certificate.serial_number)
+        .not_valid_before(begins)
+        .not_valid_after(ends)
+    )
+    for one in certificate.extensions:
+        builder = builder.add_extension(one.value, one.critical)
+    return builder.add_extension(extension, critical=True).sign(key, hashes.SHA256())
+
+
 def sequence(content: bytes) -> bytes:
     """A SEQUENCE as DER."""
     return der_value(0x30, content)
@@ -200,33 +220,12 @@ WEAK = "OpenSSL checks no algorithms here"
 ROOT_TOO = "OpenSSL applies it to the anchor, too; linkerd2-proxy does not"
 
 
-def with_critical(value: bytes) -> x509.Certificate:
-    """An issuer with a critical extension of an unknown kind."""
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(ISSUER.subject)
-        .issuer_name(ANCHOR.subject)
-        .public_key(ISSUER_KEY.public_key())
-        .serial_number(0x7B)
-        .not_valid_before(_naive(ISSUER, "not_valid_before"))
-        .not_valid_after(_naive(ISSUER, "not_valid_after"))
-        .add_extension(x509.UnrecognizedExtension(UNKNOWN, value), critical=True)
-    )
-    for one in ca():
-        builder = builder.add_extension(one, critical=True)
-    return builder.sign(ANCHOR_KEY, hashes.SHA256())
-
-
-def _naive(certificate: x509.Certificate, name: str) -> Any:
-    return getattr(certificate, f"{name}_utc", None) or getattr(certificate, name)
-
-
 def without_group(namespace: str) -> x509.Certificate:
     """An issuer that may not certify the groups of a namespace."""
     return make_issuer(extensions=(*ca(), excludes(dns(f"{namespace}.serviceaccount.{ZONE}"))))
 
 
-CRITICAL = with_critical(b"\x05\x00")
+CRITICAL = with_extension(ISSUER, x509.UnrecognizedExtension(UNKNOWN, b"\x05\x00"), ANCHOR_KEY)
 EXPIRED_ROOT = certify("root", ANCHOR_KEY, "root", ANCHOR_KEY, ca(1), (-99, -1))
 OLD_ROOT = certify("old", OTHER_KEY, "old", OTHER_KEY, ca(1), (-99, -1))
 CROSS = certify("root", ANCHOR_KEY, "old", OTHER_KEY, ca(1))  # the new root, signed by the old one
