@@ -104,7 +104,7 @@ def test_the_controller_reads_two_secrets_and_no_more_of_linkerd_than_it_publish
     }
     assert found["shop"] == {
         *(f"create {kind}" for kind in ("configmaps", "leases", "externalworkloads", "events")),
-        "patch configmaps/exclave-mesh.web",
+        *(f"{verb} configmaps/exclave-mesh.web" for verb in ("get", "watch", "patch", "delete")),
         "list services",
     }
     assert found["shop-vms"] == {

@@ -67,8 +67,11 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "kube-system": SLICES,
         SHOP: {
             "create configmaps",
-            "patch configmaps exclave-mesh.web",
-            "patch configmaps exclave-mesh.db",
+            *(
+                f"{verb} configmaps exclave-mesh.{group}"
+                for verb in ("get", "watch", "patch", "delete")
+                for group in ("web", "db")
+            ),
             "create coordination.k8s.io/leases",
             "create workload.linkerd.io/externalworkloads",
             "create events.k8s.io/events",

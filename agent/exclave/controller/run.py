@@ -30,6 +30,7 @@ from exclave.api.requests import (
     Object,
     Resource,
     create,
+    delete,
     get,
     patch,
 )
@@ -41,6 +42,7 @@ from exclave.controller.cluster_state import CONFIG, ClusterState
 from exclave.controller.execute import Executor
 from exclave.controller.leader.lead import FencedCluster, Sender
 from exclave.controller.mesh.publish import Published, is_worth_publishing, settings_object, settings_of
+from exclave.controller.mesh.settings_watch import SettingsWatch, settings_patch
 from exclave.controller.mesh.trust import ANCHORS, ISSUER
 from exclave.controller.policy.accept import NAMESPACE_REFUSED, GroupPatches, group_patches
 from exclave.controller.policy.mark import KEY_BYTES, MarkKey, key_object, read_key
@@ -142,6 +144,7 @@ class Controller:
             for source, (resource, namespace, name) in self._sources.items()
         }
         self._notifier = Notifier(self._events, subjects)
+        self._settings = SettingsWatch(cluster, self._settings_changed, draw)
         self._group_uids: dict[Key, str] = {}  # of the groups that were reconciled
         self._group_accepted: dict[Key, Condition] = {}  # their conditions, as their members were reconciled with
 
@@ -158,6 +161,7 @@ class Controller:
             state.liveness.watching_since = self._now()
             self._start_all()
             log.info("controller: %d groups, %d members", len(state.groups.objects), len(state.members.objects))
+            nursery.start_soon(self._settings.run)
             nursery.start_soon(self._queue.run, WORKERS)
             nursery.start_soon(supervise, "clock", self._tick)
             if state.mark_key is None:
@@ -281,6 +285,9 @@ class Controller:
         for key in keys:
             self._members_changed(self.state.members_of(*key))
 
+    def _settings_changed(self, group: Key) -> None:
+        self._queue.add_nowait(WorkItem("WorkloadGroup", group))
+
     def _mesh_changed(self, _: list[Key]) -> None:
         if self._refresh_mesh():
             self._groups_changed(list(self.state.groups.objects))
@@ -343,6 +350,7 @@ class Controller:
         if self._group_uids.get(key) != uid_of(found):
             # The group was deleted, and perhaps created again under this name: forget the former one.
             state.published.pop(key, None)
+            self._settings.forget_nowait(key)
             state.opaque_mismatches.pop(key, None)
             self._notifier.forget_group(key)
             self._group_uids[key] = uid_of(found)
@@ -399,31 +407,57 @@ class Controller:
                 return
 
     async def _publish(self, key: Key, group: Group) -> float | None:
-        """Write a group's settings if they changed, then queue its members, a few at a time."""
+        """Write a group's settings if they or their ConfigMap changed, then queue its members, a few at a time."""
         state = self.state
         if state.mesh is None or not is_worth_publishing(state.mesh.control_plane):
             return None
         text, digest = settings_of(group, state.mesh, state.heartbeat)
         published = Published(digest, frozenset(port.port for port in group.spec.ports))
-        if state.published.get(key) == published:
-            return None
-        body, name = settings_object(group, text), settings_name(group.name)
-        try:
-            stored = await self._cluster.send(patch(CONFIG_MAPS, group.namespace, name, {"data": body["data"]}))
-        except ApiRefusal as refusal:
-            if refusal.status != 404:
-                raise
-            stored = await self._cluster.send(create(CONFIG_MAPS, group.namespace, body))
+        is_repair = state.published.get(key) == published
+        if is_repair:
+            if self._settings.is_intact(key, text):
+                return None
+            if (pause := self._settings.time_to_repair(key)) > 0:
+                return pause
+            if not await self._exists(group):  # its ConfigMap is deleted with it, and this watch may be the faster one
+                return None
+            self._notifier.report_settings_repair(key, state.groups.objects[key])
+        stored = await self._write_settings(group, text, self._settings.found(key))
+        self._settings.follow_nowait(key, stored)
         owners = stored["metadata"].get("ownerReferences") or ()
         if owners and not any(one.get("uid") == group.uid for one in owners):
             # The ConfigMap belongs to a deleted group of this name, so the API server will delete it.
-            log.info("settings of %s/%s: ConfigMap %s has an earlier owner", *key, name)
+            log.info("settings of %s/%s: their ConfigMap has an earlier owner", *key)
             return OWNED_BY_ANOTHER
+        if is_repair:  # the digest is in every Member already
+            return None
         state.published[key] = published
         log.info("settings of %s/%s: %s", *key, digest[:12])
         for number, member in enumerate(state.members_of(*key)):
             self._queue.add_later_nowait(WorkItem("Member", member), number / NOTIFIED_PER_SECOND)
         return None
+
+    async def _exists(self, group: Group) -> bool:
+        """True if the group is there now, and is not being deleted."""
+        try:
+            found = await self._cluster.send(get(WORKLOAD_GROUPS, group.namespace, group.name))
+        except ApiRefusal as refusal:
+            if refusal.status == 404:
+                return False
+            raise
+        return uid_of(found) == group.uid and not found["metadata"].get("deletionTimestamp")
+
+    async def _write_settings(self, group: Group, text: str, found: Object | None) -> Object:
+        """Write a group's settings. `found`: their ConfigMap, as far as known. Returns it as it is then."""
+        name = settings_name(group.name)
+        try:
+            return await self._cluster.send(patch(CONFIG_MAPS, group.namespace, name, settings_patch(found, text)))
+        except ApiRefusal as refusal:
+            if refusal.status == 422:  # somebody has set `immutable: true`, which only a deletion ends
+                await self._cluster.send(delete(CONFIG_MAPS, group.namespace, name))
+            elif refusal.status != 404:
+                raise
+        return await self._cluster.send(create(CONFIG_MAPS, group.namespace, settings_object(group, text)))
 
 
 async def read_or_make_key(cluster: Sender, namespace: str) -> MarkKey:

@@ -18,6 +18,7 @@ from exclave.controller.telemetry.events import (
     event_object,
     group_events,
     member_events,
+    settings_event,
     source_events,
     subject_of,
 )
@@ -119,6 +120,12 @@ class Notifier:
         drafts = group_events(self._groups.get(key, condition_of(group, condition.type)), condition)
         self._groups[key] = condition
         self._events.put_nowait(subject_of(WORKLOAD_GROUPS, group), drafts)
+
+    def report_settings_repair(self, key: Key, group: Object) -> None:
+        """Report that somebody else has changed or deleted a group's settings, which are written again now."""
+        draft = settings_event(key[1])
+        log.warning("%s/%s: %s", *key, draft.note)
+        self._events.put_nowait(subject_of(WORKLOAD_GROUPS, group), [draft])
 
     def forget_member(self, key: Key) -> None:
         """Forget a Member that is gone."""

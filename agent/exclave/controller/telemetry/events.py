@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exclave.api.member import CLONED, Condition, MemberView
+from exclave.api.names import settings_name
 from exclave.api.requests import EVENTS, Object, Resource
 from exclave.kit.formats.times import rfc3339_micro
 
@@ -74,6 +75,16 @@ def group_events(before: Condition | None, after: Condition) -> list[EventDraft]
         return []
     is_bad = not after.status and after.reason != "Deleting"
     return [EventDraft(after.reason, f"{after.type}: {after.message}", is_bad)]
+
+
+def settings_event(group: str) -> EventDraft:
+    """The Event about a group's settings that somebody else has changed or deleted."""
+    return EventDraft(
+        "SettingsRepaired",
+        f"somebody has changed or deleted ConfigMap {settings_name(group)}; it is written again, and no machine uses "
+        "what was in it: check who may write ConfigMaps here",
+        is_bad=True,
+    )
 
 
 def source_events(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, EventDraft]]:

@@ -1,0 +1,80 @@
+"""Somebody changes or deletes the ConfigMap with a group's settings, beside the whole controller."""
+
+from pathlib import Path
+
+import pytest
+
+from exclave.api.names import SETTINGS_KEY
+from exclave.api.requests import CONFIG_MAPS, EVENTS, ROLES, WORKLOAD_GROUPS, Object, delete, list_all, patch
+from exclave_sandbox.stage.mesh import NAMESPACE
+from support.mesh_cluster import MeshCluster, open_mesh_cluster
+
+from .test_run import wait
+
+pytestmark = pytest.mark.slow
+
+NAME = "exclave-mesh.web"
+
+
+async def written(cluster: MeshCluster) -> Object:
+    """The settings' ConfigMap once the controller has written it."""
+    return await wait(cluster, CONFIG_MAPS, NAME, lambda found: found is not None)
+
+
+EDITS: dict[str, Object] = {
+    "another text": {"data": {SETTINGS_KEY: '{"version":1}'}},
+    "no entry": {"data": {SETTINGS_KEY: None}},
+    "one more entry": {"data": {"more": "x"}},
+    "another text that nobody may change": {"data": {SETTINGS_KEY: "{}"}, "immutable": True},
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+async def test_an_edit_of_the_settings_is_undone(tmp_path: Path, edit: Object) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        before = await written(cluster)
+        changed = await cluster.admin.send(patch(CONFIG_MAPS, NAMESPACE, NAME, edit))
+        assert changed["data"] != before["data"]
+        await wait(cluster, CONFIG_MAPS, NAME, lambda found: found and found["data"] == before["data"])
+
+
+async def test_settings_that_somebody_deletes_are_written_again(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        before = await written(cluster)
+        for _ in range(2):
+            await cluster.admin.send(delete(CONFIG_MAPS, NAMESPACE, NAME))
+            after = await written(cluster)
+            assert after["data"] == before["data"]
+        assert after["metadata"]["ownerReferences"] == before["metadata"]["ownerReferences"]
+
+
+async def test_an_event_of_the_group_reports_the_repair(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        before = await written(cluster)
+        await cluster.admin.send(patch(CONFIG_MAPS, NAMESPACE, NAME, {"data": {SETTINGS_KEY: ""}}))
+        await wait(cluster, CONFIG_MAPS, NAME, lambda found: found["data"] == before["data"])
+        await wait_for_event(cluster, "SettingsRepaired")
+
+
+async def wait_for_event(cluster: MeshCluster, reason: str) -> None:
+    """Return when there is an Event of this reason about group `web`."""
+    async with cluster.admin.watch(EVENTS, NAMESPACE) as events:
+        async for _ in events:
+            listed = await cluster.admin.send(list_all(EVENTS, NAMESPACE))
+            found = [one for one in listed["items"] if one["reason"] == reason]
+            if found:
+                assert [one["regarding"]["name"] for one in found] == ["web"]
+                assert found[0]["type"] == "Warning"
+                return
+
+
+async def test_a_controller_without_the_right_to_watch_settings_publishes_them(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        rules = [
+            {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["patch"], "resourceNames": [NAME]},
+        ]  # as an earlier version made it
+        await cluster.admin.send(patch(ROLES, NAMESPACE, "exclave-publisher.web", {"rules": rules}))
+        async with cluster.controlled():
+            before = await written(cluster)
+            await cluster.admin.send(patch(WORKLOAD_GROUPS, NAMESPACE, "web", {"spec": {"labels": {"a": "b"}}}))
+            await wait(cluster, CONFIG_MAPS, NAME, lambda found: found["data"] != before["data"])
