@@ -112,6 +112,7 @@ def test_the_controller_reads_two_secrets_and_no_more_of_linkerd_than_it_publish
         "create serviceaccounts",
         "delete serviceaccounts",
         "create serviceaccounts/token",
+        "list rolebindings",
     }
 
 

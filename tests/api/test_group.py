@@ -24,7 +24,7 @@ from exclave.api.group import (
     spec_faults,
 )
 from exclave.api.requests import WORKLOAD_GROUPS
-from exclave.controller.policy.accept import accepted_condition
+from exclave.controller.policy.accept import GroupRights, accepted_condition
 from exclave.errors import ExclaveError
 from exclave_sandbox.apiserver.kinds.schema import check_schema
 
@@ -207,7 +207,9 @@ def test_why_a_group_that_can_be_read_is_not_accepted(spec: dict[str, Any], faul
 def judged(spec: Any) -> tuple[bool, str]:
     """Whether the controller accepts a group with this spec, and its message."""
     metadata = {"name": "web", "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"}
-    condition = accepted_condition({"metadata": metadata, "spec": spec}, [], members=0, refused_namespace=False)
+    condition = accepted_condition(
+        {"metadata": metadata, "spec": spec}, [], GroupRights(()), members=0, refused_namespace=False
+    )
     return condition.status, condition.message
 
 

@@ -13,6 +13,7 @@ from exclave.api.member import member_object
 from exclave.api.requests import Object
 from exclave.cluster.watch import Upserted
 from exclave.controller.cluster_state import ClusterState
+from exclave.controller.policy.accept import GroupRights
 from exclave.controller.policy.snapshot import Key, MemberSnapshot, workload_ports
 from exclave.controller.policy.transitions import (
     Action,
@@ -36,6 +37,7 @@ class Fleet:
         self.now = NOW
         self.state = ClusterState("exclave", "linkerd")
         self.state.mesh, self.state.mark_key = MESH, MARK_KEY
+        self._store_rights()
         self.silent: set[Key] = set()
         self.gone: list[str] = []
         self._made = 0
@@ -125,6 +127,7 @@ class Fleet:
         """Another controller starts with the objects in the cluster."""
         old, self.state = self.state, ClusterState("exclave", "linkerd")
         self.state.mesh, self.state.mark_key = MESH, MARK_KEY
+        self._store_rights()
         for kind in ("groups", "members", "workloads", "leases"):
             getattr(self.state, kind).objects = dict(getattr(old, kind).objects)
         for key in self.state.leases.objects:
@@ -132,6 +135,10 @@ class Fleet:
         self.state.liveness.refresh(self.now)
         self.state.refresh_members(self.state.members.objects)
         self.reconcile(self.state.members.objects)
+
+    def _store_rights(self) -> None:
+        for namespace in (NAMESPACE, "bank"):
+            self.state.store_rights(namespace, GroupRights(()))
 
     def store_member(self, key: Key, member: Object) -> None:
         """A watch reports a Member."""

@@ -22,6 +22,7 @@ from exclave.api.member import Certificate, MemberView, heartbeat_request, membe
 from exclave.api.requests import MEMBERS, Object, Request, Resource, create, patch
 from exclave.cluster.client import open_cluster
 from exclave.cluster.watch import Upserted
+from exclave.controller.policy.admit import NOT_READY
 from exclave.errors import ApiRefusal
 from support.cluster_thread import ClusterThread
 from support.mesh_cluster import MeshCluster
@@ -102,7 +103,9 @@ async def ask_to_join(
 
     def is_decided(found: Object) -> bool:
         view = view_member(found)
-        return view.admitted is not None and (not view.admitted.status or view.credential is not None)
+        if view.admitted is None or view.admitted.reason == NOT_READY:
+            return False
+        return not view.admitted.status or view.credential is not None
 
     return view_member(await seen(cluster, MEMBERS, (token.namespace, name), is_decided))
 

@@ -80,6 +80,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         f"{SHOP}-vms": {
             *(f"{verb} serviceaccounts" for verb in ("list", "create", "delete")),
             "create serviceaccounts/token",
+            "list rbac.authorization.k8s.io/rolebindings",
         },
     },
     "machine": {ELSEWHERE: set(), OTHER: set(), SHOP: MACHINES_OWN, f"{SHOP}-vms": {"create serviceaccounts/token"}},

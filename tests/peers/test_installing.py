@@ -224,6 +224,7 @@ def test_four_commands_from_nothing_to_a_member_and_back(cluster: Cluster) -> No
             LINKERDS,
             until_row,
             "machines have no other rights",
+            "nobody else has rights among machines' accounts",
             "no foreign namespace ends in -vms",
             "namespaces of machines' accounts contain nothing else",
         ):
@@ -418,7 +419,7 @@ def test_linkerd_asks_in_somebody_elses_name_and_every_row_is_told(standing: Clu
     typed = standing.admin.type("check", "--as=nobody", "--as-group=[]", "--linkerd-namespace=linkerd", "-o", "json")
     assert typed.code == 3
     (category,) = json.loads(typed.out)["categories"]
-    assert len(category["checks"]) == 11
+    assert len(category["checks"]) == 12
     errors = [one["error"] for one in category["checks"]]
     assert all("nobody" in one or "you may not" in one or one == "the same as above" for one in errors)
     named = [one for one in errors if one != "the same as above"]

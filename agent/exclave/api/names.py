@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 CONTROLLER = "exclave-controller"  # the controller's ServiceAccount, Deployment and Roles
+MACHINES = "exclave-machines"  # the Roles of machines, and their bindings
 ELECTION = "exclave-controller"  # the Lease that elects one of the controller's replicas
 SETTINGS_KEY = "settings.json"  # in the ConfigMap with a group's settings
 MARK_SECRET, MARK_KEY = "exclave-marks", "key"  # the Secret with the key of admission marks, and its entry
@@ -25,6 +26,9 @@ PORTS_FINALIZER = "exclave.dev/ports"  # of an ExternalWorkload: its ports are w
 RENEW = "exclave.dev/renew"  # of a Member that an admin asked to renew its certificate: the request, any text
 CORDONED = "exclave.dev/cordoned"  # of a Member that an admin took out of service for a while: "true"
 EXPIRES = "exclave.dev/expires"  # of a join account: the end of its token, RFC 3339
+
+# Of a WorkloadGroup: the names of RoleBindings of others that an admin has accepted among its machines' accounts.
+ADOPTED = "exclave.dev/adopted"
 
 DRAIN = 10.0  # seconds between the withdrawal of the ports and the deletion of the ExternalWorkload
 

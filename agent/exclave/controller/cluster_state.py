@@ -17,7 +17,7 @@ from exclave.api.workload.withdrawal import is_withdrawn
 from exclave.controller.cache import Cache, key_of, uid_of
 from exclave.controller.mesh.publish import Published, last_good, read_control_plane
 from exclave.controller.mesh.trust import ANCHORS, ISSUER, Trust, choose_trust
-from exclave.controller.policy.accept import ACCOUNT_SHARED, accepted_condition
+from exclave.controller.policy.accept import ACCOUNT_SHARED, WAITING, GroupRights, accepted_condition
 from exclave.controller.policy.claims import Claims, neighbour_of
 from exclave.controller.policy.liveness import SHORTEST, Liveness, interval_for
 from exclave.controller.policy.mark import MarkKey
@@ -52,6 +52,8 @@ class ClusterState:
         self.mark_key: MarkKey | None = None
         self.mark_fault: str | None = None  # why there is no `mark_key`
         self._accepted: dict[Key, Condition] = {}  # condition Accepted of groups, as decided last
+        self._account_rights: dict[str, GroupRights] = {}  # by the groups' namespace
+        self._settings_faults: dict[Key, str] = {}  # the right that is missing to write a group's settings
         self.opaque_mismatches: dict[Key, tuple[OpaqueMismatch, ...]] = {}  # of Services that select a group
         self.published: dict[Key, Published] = {}  # the settings that a group has in the cluster
         self.liveness = Liveness(self.members, self.leases)
@@ -167,9 +169,44 @@ class ClusterState:
             others = [one for where, one in self.groups.objects.items() if where[0] == key[0]]
             refused = namespace_fault(key[0], self.namespace, self.linkerd_namespace) is not None
             self._accepted[key] = accepted_condition(
-                self.groups.objects[key], others, members=len(self.members_of(*key)), refused_namespace=refused
+                self.groups.objects[key],
+                others,
+                self._rights_of(key),
+                members=len(self.members_of(*key)),
+                refused_namespace=refused,
             )
         return self._accepted[key]
+
+    def _rights_of(self, key: Key) -> GroupRights:
+        rights, fault = self._account_rights.get(key[0], GroupRights()), self._settings_faults.get(key)
+        return rights if fault is None else GroupRights(rights.foreign, fault)
+
+    def has_read_rights(self, namespace: str) -> bool:
+        """True if it is known who has rights in the namespace of the machines' accounts of these groups."""
+        rights = self._account_rights.get(namespace)
+        return rights is not None and rights.fault is None
+
+    def forget_rights(self, namespace: str) -> None:
+        """Forget who has rights there, if there are no groups any more: nobody reads it again then."""
+        if not any(one == namespace for one, _ in self.groups.objects):
+            self._account_rights.pop(namespace, None)
+
+    def store_rights(self, namespace: str, rights: GroupRights) -> bool:
+        """Store who has rights there. True if that has changed; then groups there may be accepted or not any more."""
+        if self._account_rights.get(namespace) == rights:
+            return False
+        self._account_rights[namespace] = rights
+        self.groups_changed({namespace})
+        return True
+
+    def set_settings_fault(self, key: Key, fault: str | None) -> None:
+        """Store which right is missing to write a group's settings, None if none is."""
+        if self._settings_faults.get(key) == fault:
+            return
+        self._settings_faults.pop(key, None)
+        if fault is not None:
+            self._settings_faults[key] = fault
+        self._accepted.pop(key, None)
 
     def groups_changed(self, namespaces: Collection[str]) -> list[Key]:
         """Forget which groups are accepted there. Returns the groups there: two of them may want one account."""
@@ -246,6 +283,8 @@ class ClusterState:
         has_ports = bool(workload_ports(workload))
         published = self.published.get((group.namespace, group.name)) if group else None
         accepted = self.accepted((group.namespace, group.name)) if group else None
+        refusal = f"{accepted.reason}: {accepted.message}" if accepted and not accepted.status else None
+        is_waiting = accepted is not None and accepted.reason in WAITING
         return MemberSnapshot(
             member=member,
             now=now,
@@ -255,7 +294,8 @@ class ClusterState:
             settings_ports=published.ports if published else frozenset(),
             admission_fault=self.admission_fault,
             mesh_fault=self.mesh_fault,
-            group_refusal=f"{accepted.reason}: {accepted.message}" if accepted and not accepted.status else None,
+            group_refusal=None if is_waiting else refusal,
+            group_wait=refusal if is_waiting else None,
             shares_account=accepted is not None and accepted.reason == ACCOUNT_SHARED,
             namespace_refusal=namespace_fault(key[0], self.namespace, self.linkerd_namespace),
             mark_key=self.mark_key,

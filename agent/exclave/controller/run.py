@@ -37,6 +37,7 @@ from exclave.api.requests import (
 from exclave.api.workload.opaque_ports import OpaqueMismatch, opaque_mismatches
 from exclave.cluster.client import Cluster
 from exclave.cluster.watch import Upserted
+from exclave.controller.account_rights import follow_rights, read_rights
 from exclave.controller.cache import Cache, uid_of
 from exclave.controller.cluster_state import CONFIG, ClusterState
 from exclave.controller.execute import Executor
@@ -44,7 +45,7 @@ from exclave.controller.leader.lead import FencedCluster, Sender
 from exclave.controller.mesh.publish import Published, is_worth_publishing, settings_object, settings_of
 from exclave.controller.mesh.settings_watch import SettingsWatch, settings_patch
 from exclave.controller.mesh.trust import ANCHORS, ISSUER
-from exclave.controller.policy.accept import NAMESPACE_REFUSED, GroupPatches, group_patches
+from exclave.controller.policy.accept import RIGHTS_MISSING, GroupPatches, GroupRights, group_patches
 from exclave.controller.policy.mark import KEY_BYTES, MarkKey, key_object, read_key
 from exclave.controller.policy.mesh_current import mesh_condition
 from exclave.controller.policy.opaque import opaque_condition
@@ -76,6 +77,9 @@ MOST_RECHECKED = 200  # Leases that are read again in one round
 
 # Seconds until settings are written again if their ConfigMap belongs to a deleted group of the same name.
 OWNED_BY_ANOTHER = 2.0
+
+MISSING_RIGHTS = Backoff(first=0.3, most=60.0)
+UNREPORTED = 3  # times in a row that a right may be missing: a new Role takes effect after a moment
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ class Controller:
         self._notifier = Notifier(self._events, subjects)
         self._settings = SettingsWatch(cluster, self._settings_changed, draw)
         self._group_uids: dict[Key, str] = {}  # of the groups that were reconciled
+        self._missing_rights: Counter[Key] = Counter()  # how often in a row a right was missing for a group
         self._group_accepted: dict[Key, Condition] = {}  # their conditions, as their members were reconciled with
 
     async def run(self) -> None:
@@ -168,6 +173,10 @@ class Controller:
                 nursery.start_soon(supervise, "key of marks", self._await_mark_key)
             sweeps = partial(run_sweeps, self._cluster, state.namespaces, state.members, self._now, self._malformed)
             nursery.start_soon(supervise, "accounts", sweeps)
+            rights = partial(
+                follow_rights, self._cluster, state.namespaces, self._locations.namespace, self._rights_changed
+            )
+            nursery.start_soon(supervise, "rights of others", rights)
             warner = HeadlessWarner(
                 self._cluster, state.readable_groups, self._events, self._malformed, self._observe_services
             )
@@ -288,6 +297,10 @@ class Controller:
     def _settings_changed(self, group: Key) -> None:
         self._queue.add_nowait(WorkItem("WorkloadGroup", group))
 
+    def _rights_changed(self, namespace: str, rights: GroupRights) -> None:
+        if self.state.store_rights(namespace, rights):
+            self._groups_changed([key for key in self.state.groups.objects if key[0] == namespace])
+
     def _mesh_changed(self, _: list[Key]) -> None:
         if self._refresh_mesh():
             self._groups_changed(list(self.state.groups.objects))
@@ -350,6 +363,7 @@ class Controller:
         if self._group_uids.get(key) != uid_of(found):
             # The group was deleted, and perhaps created again under this name: forget the former one.
             state.published.pop(key, None)
+            state.set_settings_fault(key, None)
             self._settings.forget_nowait(key)
             state.opaque_mismatches.pop(key, None)
             self._notifier.forget_group(key)
@@ -357,16 +371,28 @@ class Controller:
         if found is None:
             self._group_uids.pop(key, None)
             self._group_accepted.pop(key, None)
+            self._missing_rights.pop(key, None)
+            state.forget_rights(key[0])
             return None
-        members = state.members_of(*key)
-        condition = state.accepted(key)
+        group, pause = state.group(key), None
+        if key[0] in state.namespaces():  # in others the controller has no rights
+            if not state.has_read_rights(key[0]):
+                self._rights_changed(key[0], await read_rights(self._cluster, key[0], self._locations.namespace))
+            if group is not None and not found["metadata"].get("deletionTimestamp"):
+                pause = await self._publish(key, group)
+        if (found := state.groups.objects.get(key)) is None:
+            return None
+        members, condition = state.members_of(*key), state.accepted(key)
         if self._group_accepted.get(key) != condition:
             self._group_accepted[key] = condition
             self._members_changed(members)
-        group, pause = state.group(key), None
-        is_refused = condition.reason == NAMESPACE_REFUSED  # the controller has no rights there
-        if group is not None and not found["metadata"].get("deletionTimestamp") and not is_refused:
-            pause = await self._publish(key, group)
+        if condition.reason == RIGHTS_MISSING:
+            pause = MISSING_RIGHTS.pause(self._missing_rights[key], self._draw())
+            self._missing_rights[key] += 1
+            if self._missing_rights[key] < UNREPORTED:
+                return pause
+        else:
+            self._missing_rights.pop(key, None)
         conditions = [condition]
         if key in state.opaque_mismatches:
             conditions.append(opaque_condition(state.opaque_mismatches[key]))
@@ -422,7 +448,14 @@ class Controller:
             if not await self._exists(group):  # its ConfigMap is deleted with it, and this watch may be the faster one
                 return None
             self._notifier.report_settings_repair(key, state.groups.objects[key])
-        stored = await self._write_settings(group, text, self._settings.found(key))
+        try:
+            stored = await self._write_settings(group, text, self._settings.found(key))
+        except ApiRefusal as refusal:
+            if refusal.status != 403:
+                raise
+            state.set_settings_fault(key, refusal.message)
+            return None
+        state.set_settings_fault(key, None)
         self._settings.follow_nowait(key, stored)
         owners = stored["metadata"].get("ownerReferences") or ()
         if owners and not any(one.get("uid") == group.uid for one in owners):

@@ -18,6 +18,7 @@ from exclave.admin.check.verbs import (
     describe_change,
     excess_rights_rows,
     foreign_objects,
+    foreign_rights_rows,
     group_rows,
     guard_rows,
     identity_rows,
@@ -33,7 +34,7 @@ from exclave.admin.check.verbs import (
     rights_rows,
 )
 from exclave.admin.objects import Installation, group_objects
-from exclave.api.requests import Object
+from exclave.api.requests import ROLE_BINDINGS, Object
 from exclave.api.settings import LinkerdSettings
 from exclave.errors import ClusterError, Fault
 from exclave.kit.formats.times import rfc3339
@@ -365,6 +366,22 @@ REACHING = {
 @pytest.mark.parametrize(("found", "words"), REACHING.values(), ids=REACHING)
 def test_a_right_that_reaches_machines_is_named(found: Object, words: str | None) -> None:
     assert bad(excess_rights_rows([found], ["shop-vms"], SHOP)) == ([] if words is None else [("warning", words)])
+
+
+def test_rights_of_others_among_machines_accounts_are_an_error_until_an_admin_accepts_them() -> None:
+    eve = {"kind": "User", "name": "eve"}
+    team = {
+        "kind": "RoleBinding", "metadata": {"name": "team", "namespace": "shop-vms"},
+        "roleRef": {"kind": "ClusterRole", "name": "admin"}, "subjects": [eve],
+    }  # fmt: skip
+    elsewhere = [{**team, "metadata": {"name": "team", "namespace": "shop"}}, {**team, "kind": "ClusterRoleBinding"}]
+    ours = [one.body for one in group_objects("shop", "web", {}, "exclave") if one.resource is ROLE_BINDINGS]
+    web = {"metadata": {"name": "web", "namespace": "shop"}}
+    assert bad(foreign_rights_rows([web], [*ours, *elsewhere], "exclave")) == []
+    words = "group shop/web: RoleBinding team (ClusterRole admin): User eve"
+    assert bad(foreign_rights_rows([web], [*ours, team], "exclave")) == [("error", words)]
+    web["metadata"]["annotations"] = {"exclave.dev/adopted": "team"}  # type: ignore[assignment]
+    assert bad(foreign_rights_rows([web], [*ours, team], "exclave")) == []
 
 
 def test_foreign_namespaces_with_our_suffix_are_named() -> None:

@@ -347,10 +347,42 @@ def home(**labels: str) -> dict[str, Any]:
     return {"metadata": {"name": "shop-vms", "labels": {f"exclave.dev/{key}": value for key, value in labels.items()}}}
 
 
-def test_the_place_of_machines_accounts_may_be_empty_or_ours() -> None:
+def test_the_namespace_of_machines_accounts_may_be_ours_or_adopted() -> None:
     check_accounts_namespace(None, "shop", [])
-    check_accounts_namespace(home(), "shop", [])
     check_accounts_namespace(home(machines="shop"), "shop", ["ServiceAccount robot in shop-vms"])
+    check_accounts_namespace(home(), "shop", [], adopt=True)
+    check_accounts_namespace(home(), "shop", [], ["RoleBinding team"], adopt=True)
+    check_accounts_namespace(home(machines="shop"), "shop", [], ["RoleBinding team"], adopt=True)
+
+
+RIGHTS = "who has rights in it can be any machine of the group"
+
+
+@pytest.mark.parametrize(
+    ("found", "claims", "why", "hint"),
+    [
+        (
+            home(), [], f"shop-vms, which somebody else has made: {RIGHTS}",
+            "delete the namespace, or accept it: --adopt",
+        ),
+        (
+            home(), ["RoleBinding team", "ServiceAccount web.vm.k7q2x-1"],
+            f"shop-vms, which somebody else has made: {RIGHTS}; found: RoleBinding team; ServiceAccount web.vm.k7q2x-1",
+            "delete the namespace, or accept it: --adopt",
+        ),
+        (
+            home(machines="shop"), ["RoleBinding team"], f"shop-vms: {RIGHTS}; found: RoleBinding team",
+            "delete what was found, or accept it: --adopt",
+        ),
+    ],
+)  # fmt: skip
+def test_a_namespace_in_which_others_have_rights_is_not_adopted_silently(
+    found: dict[str, Any], claims: list[str], why: str, hint: str
+) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        check_accounts_namespace(found, "shop", [], claims)
+    assert refused.value.message == f"the accounts of machines go to namespace {why}"
+    assert refused.value.hint == hint
 
 
 @pytest.mark.parametrize(
@@ -362,7 +394,7 @@ def test_the_place_of_machines_accounts_may_be_empty_or_ours() -> None:
 )
 def test_a_foreign_namespace_for_machines_accounts_is_refused(found: dict[str, Any], odd: list[str], why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
-        check_accounts_namespace(found, "shop", odd)
+        check_accounts_namespace(found, "shop", odd, adopt=True)
     assert refused.value.message.startswith(
         f"the accounts of machines go to namespace shop-vms, which is somebody else's: {why}; every account in it"
     )

@@ -117,6 +117,83 @@ def test_a_surprise_is_a_warning_before_objects_are_created(admin: Admin, namesp
     assert typed.err.startswith("warning: Service front is headless and selects group web: ")
 
 
+EVE = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "eve"}
+ADMIN = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"}
+WHO = "RoleBinding team (ClusterRole admin): User eve"
+
+
+def put_binding(admin: Admin, namespace: str, name: str = "team") -> None:
+    body = {"metadata": {"name": name}, "roleRef": ADMIN, "subjects": [EVE]}
+    admin.kubectl.create(ROLE_BINDINGS, namespace, body)
+
+
+def test_a_namespace_of_accounts_that_somebody_else_rules_is_adopted_only_on_request(
+    admin: Admin, namespace: str
+) -> None:
+    accounts = f"{namespace}-vms"
+    admin.kubectl.create(NAMESPACES, None, {"metadata": {"name": accounts}})
+    put_binding(admin, accounts)
+    typed = admin.type("group", "create", "web", "-n", namespace, *SPEC)
+    assert (typed.code, typed.out) == (2, "")
+    assert f"{accounts}, which somebody else has made: who has rights in it can be any machine of the group; " in (
+        typed.err
+    )
+    assert f"found: {WHO}\n  to do: delete the namespace, or accept it: --adopt\n" in typed.err
+    assert admin.kubectl.get(NAMESPACES, None, namespace) is None, "nothing was created"
+    typed = admin.type("group", "create", "web", "-n", namespace, *SPEC, "--adopt")
+    assert typed.code == 0, typed.err
+    assert f"warning: who has rights in namespace {accounts} can be any machine of the group: {WHO}\n" in typed.err
+    assert adopted(admin, namespace) == "team"
+
+
+def adopted(admin: Admin, namespace: str) -> str | None:
+    found = admin.kubectl.get(WORKLOAD_GROUPS, namespace, "web")
+    assert found is not None
+    return (found["metadata"].get("annotations") or {}).get("exclave.dev/adopted")
+
+
+@pytest.mark.usefixtures("group")
+def test_what_an_admin_has_accepted_stays_accepted_and_more_is_refused(admin: Admin, namespace: str) -> None:
+    put_binding(admin, f"{namespace}-vms")
+    create = ("group", "create", "web", "-n", namespace, *SPEC)
+    assert admin.type(*create).code == 2
+    assert admin.type(*create, "--adopt").code == 0
+    assert admin.type(*create).code == 0
+    put_binding(admin, f"{namespace}-vms", "ops")
+    refused = admin.type(*create)
+    assert refused.code == 2
+    assert "found: RoleBinding ops (ClusterRole admin): User eve\n" in refused.err
+    for name in ("ops", "team"):
+        admin.kubectl.delete(ROLE_BINDINGS, f"{namespace}-vms", name)
+    assert admin.type(*create).code == 0
+    assert adopted(admin, namespace) is None
+
+
+def test_accounts_that_are_older_than_their_group_are_not_adopted_silently(admin: Admin, namespace: str) -> None:
+    accounts = f"{namespace}-vms"
+    labels = {"exclave.dev/machines": namespace}
+    admin.kubectl.create(NAMESPACES, None, {"metadata": {"name": accounts, "labels": labels}})
+    for name in ("web.join.k7q2x-20", "api.join.k7q2x-20"):
+        admin.kubectl.create(SERVICE_ACCOUNTS, accounts, {"metadata": {"name": name}})
+    typed = admin.type("group", "create", "web", "-n", namespace, *SPEC)
+    assert typed.code == 2
+    assert "; found: ServiceAccount web.join.k7q2x-20\n" in typed.err
+
+
+def test_who_has_rights_in_the_groups_own_namespace_is_named_once(admin: Admin, namespace: str) -> None:
+    admin.kubectl.create(NAMESPACES, None, {"metadata": {"name": namespace}})
+    put_binding(admin, namespace)
+    words = f"warning: namespace {namespace} exists already; who has rights in it has them over the group: {WHO}\n"
+    assert words in admin.type("group", "create", "web", "-n", namespace, *SPEC).err
+    assert words not in admin.type("group", "create", "web", "-n", namespace, *SPEC).err
+
+
+def test_a_dry_run_cannot_adopt(admin: Admin, namespace: str) -> None:
+    typed = admin.type("group", "create", "web", "-n", namespace, *SPEC, "--dry-run", "--adopt")
+    assert (typed.code, typed.out) == (2, "")
+    assert "annotate the group: exclave.dev/adopted" in typed.err
+
+
 def test_a_namespace_that_no_group_may_have_is_refused_without_the_cluster(admin: Admin) -> None:
     typed = admin.type("group", "create", "web", *SPEC, "-n", "kube-system", search="/nowhere")
     assert typed == (

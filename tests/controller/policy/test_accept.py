@@ -7,10 +7,11 @@ import pytest
 from exclave.api.group import namespace_fault
 from exclave.api.member import Condition, make_condition
 from exclave.api.requests import Object
-from exclave.controller.policy.accept import GroupPatches, accepted_condition, group_patches
+from exclave.controller.policy.accept import GroupPatches, GroupRights, accepted_condition, group_patches
 
 NOW = 1_800_000_000.0
 ACCEPTED = Condition("Accepted", True, "Accepted", "it takes members")
+OURS_ALONE = GroupRights(())
 HELD = {"finalizers": ["exclave.dev/group"]}
 
 
@@ -52,13 +53,57 @@ SCENARIOS: dict[str, tuple[Object, list[Object], Condition]] = {
 
 @pytest.mark.parametrize(("found", "others", "condition"), SCENARIOS.values(), ids=SCENARIOS)
 def test_a_group_is_accepted_or_has_a_reason(found: Object, others: list[Object], condition: Condition) -> None:
-    assert accepted_condition(found, others, members=2, refused_namespace=False) == condition
+    assert accepted_condition(found, others, OURS_ALONE, members=2, refused_namespace=False) == condition
 
 
 def test_a_group_in_a_refused_namespace_is_not_accepted() -> None:
-    assert accepted_condition(group(), [], members=0, refused_namespace=True) == Condition(
+    assert accepted_condition(group(), [], OURS_ALONE, members=0, refused_namespace=True) == Condition(
         "Accepted", False, "NamespaceRefused", "machines have no business in namespace shop: give them their own"
     )
+
+
+TEAM = {
+    "metadata": {"name": "team"},
+    "roleRef": {"kind": "ClusterRole", "name": "admin"},
+    "subjects": [{"kind": "User", "name": "eve"}],
+}
+SHARED = (
+    "NamespaceShared", "others have rights in namespace shop-vms, so they can be any of its machines: RoleBinding team "
+    "(ClusterRole admin): User eve; to do: delete these, or accept them: "
+    "kubectl exclave group create web -n shop --adopt",
+)  # fmt: skip
+RIGHTS: dict[str, tuple[GroupRights, dict[str, str], tuple[str, str]]] = {
+    "nobody else's": (OURS_ALONE, {}, ("Accepted", "it takes members")),
+    "others'": (GroupRights((TEAM,)), {}, SHARED),
+    "others', which an admin has accepted": (
+        GroupRights((TEAM,)), {"exclave.dev/adopted": "ops, team"}, ("Accepted", "it takes members"),
+    ),
+    "others', of which an admin has accepted one": (
+        GroupRights((TEAM, {**TEAM, "metadata": {"name": "ops"}})), {"exclave.dev/adopted": "ops"}, SHARED,
+    ),
+    "unread": (
+        GroupRights(), {}, ("NotReady", "the controller has not read yet who has rights in namespace shop-vms"),
+    ),
+    "not all of the controller's": (
+        GroupRights((), "it may not patch"), {},
+        ("RightsMissing", "a part of its Roles is missing: it may not patch; to do: kubectl exclave upgrade"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("rights", "annotations", "words"), RIGHTS.values(), ids=RIGHTS)
+def test_rights_in_the_namespace_of_its_machines_accounts(
+    rights: GroupRights, annotations: dict[str, str], words: tuple[str, str]
+) -> None:
+    found = group(metadata={"annotations": annotations})
+    condition = accepted_condition(found, [], rights, members=0, refused_namespace=False)
+    assert (condition.reason, condition.message) == words
+    assert condition.status is (words[0] == "Accepted")
+
+
+def test_a_shared_account_is_the_reason_before_rights_since_no_certificate_is_signed_then() -> None:
+    condition = accepted_condition(group(), [OLDER], GroupRights((TEAM,)), members=0, refused_namespace=False)
+    assert condition.reason == "AccountShared"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +143,7 @@ def test_a_group_may_have_several_conditions_and_one_alone_can_change() -> None:
 )
 def test_a_deleted_group_is_released_after_its_last_member(members: int, is_released: bool) -> None:
     found = group(metadata={"deletionTimestamp": "now", "finalizers": ["a.b/c", "exclave.dev/group"]})
-    condition = accepted_condition(found, [], members=members, refused_namespace=False)
+    condition = accepted_condition(found, [], OURS_ALONE, members=members, refused_namespace=False)
     work = group_patches(found, [condition], members=members, now=NOW)
     assert work.metadata == ({"metadata": {"finalizers": ["a.b/c"]}} if is_released else None)
     assert work.releases is is_released

@@ -104,6 +104,11 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], AdmitResult]] = {
         {"mesh": None, "mesh_fault": "the controller can certify nobody yet: the issuer's Secret is missing"},
         no("NotReady", "the controller can certify nobody yet: the issuer's Secret is missing"),
     ),
+    "one whose group is not ready waits, too": (
+        {},
+        {"group_wait": "RightsMissing: a part of its Roles is missing"},
+        no("NotReady", "group web takes no new members for now: RightsMissing: a part of its Roles is missing"),
+    ),
     "so does one that would be certified by an issuer whose time is over": (
         {},
         {"mesh": replace(MESH, issuer_ends=NOW)},

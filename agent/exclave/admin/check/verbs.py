@@ -28,6 +28,7 @@ from exclave.admin.objects import (
 from exclave.admin.session import Session
 from exclave.admin.tables import few, human_duration
 from exclave.api import requests as kinds
+from exclave.api.definitions.account_rights import adopted_names, bindings_text, foreign_bindings, not_adopted
 from exclave.api.definitions.admission import admission_fault
 from exclave.api.fields import FieldError
 from exclave.api.group import Port, account_of, parse_group
@@ -35,7 +36,7 @@ from exclave.api.issuer import Issuer, has_anchor_key, read_anchors, read_issuer
 from exclave.api.linkerd_config import config_fault, read_linkerd
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.member import READY, condition_of, view_member
-from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION, GROUP_LABEL
+from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION, GROUP_LABEL, accounts_namespace
 from exclave.api.requests import Object
 from exclave.api.settings import LinkerdSettings
 from exclave.api.workload.opaque_ports import OpaqueMismatch, opaque_mismatches
@@ -224,6 +225,9 @@ def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
         "no member reports a problem": lambda: report_rows(kubectl.list(kinds.EXTERNAL_WORKLOADS)),
         "machines have no other rights": lambda: excess_rights_rows(
             found.bindings, found.accounts_namespaces, found.wanted_by_groups
+        ),
+        "nobody else has rights among machines' accounts": lambda: foreign_rights_rows(
+            found.groups, found.bindings, where
         ),
         "namespaces of machines' accounts contain nothing else": lambda: accounts_namespace_rows(
             [one for home in found.accounts_namespaces for one in find_foreign(kubectl, home)]
@@ -549,6 +553,20 @@ def excess_rights_rows(
     groups = "system:serviceaccounts, system:authenticated and system:serviceaccounts:<namespace>-vms"
     hint = f"bind it to the accounts that need it: machines' accounts are in {groups}"
     return [row("machines have no other rights", few(found), hint, "warning")]
+
+
+def foreign_rights_rows(groups: Iterable[Object], bindings: Iterable[Object], controller_namespace: str) -> list[Row]:
+    """Do others have rights among the accounts of groups' machines, which no admin has accepted?"""
+    bindings = [one for one in bindings if one["kind"] == kinds.ROLE_BINDINGS.kind]
+    found = []
+    for group in groups:
+        namespace, name = group["metadata"]["namespace"], group["metadata"]["name"]
+        accounts = accounts_namespace(namespace)
+        there = [one for one in bindings if one["metadata"].get("namespace") == accounts]
+        if new := not_adopted(foreign_bindings(there, accounts, controller_namespace), adopted_names(group)):
+            found.append(f"group {namespace}/{name}: {bindings_text(new)}")
+    hint = "delete these, or accept them: kubectl exclave group create NAME -n NAMESPACE --adopt"
+    return [row("nobody else has rights among machines' accounts", few(found), hint)]
 
 
 def _reaches(subject: Object, accounts_namespaces: frozenset[str]) -> bool:

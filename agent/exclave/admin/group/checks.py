@@ -43,20 +43,40 @@ def check_namespace(
         raise UsageError(f"{name!r} {why}", "use small letters, digits and dashes, such as web")
 
 
-def check_accounts_namespace(found: Object | None, namespace: str, odd: Sequence[str]) -> None:
-    """Raise UsageError if the accounts' namespace `found` belongs to others. `odd`: foreign objects in it."""
-    # Every account in it gets a machine's rights.
+def check_accounts_namespace(
+    found: Object | None, namespace: str, odd: Sequence[str], claims: Sequence[str] = (), *, adopt: bool = False
+) -> None:
+    """Raise UsageError if the accounts' namespace `found` belongs to others.
+
+    `odd`: foreign objects in it. `claims`: by what others can be a machine of the group, such as RoleBindings in it.
+    `adopt`: the admin accepts these, and a namespace that somebody else has made.
+    """
+    # Every account in it gets a machine's rights, and who may make tokens there can be any machine.
     if found is None:
         return
     name = found["metadata"]["name"]
     whose = (found["metadata"].get("labels") or {}).get(ACCOUNTS_LABEL)
     if whose == namespace or (whose is None and not odd):
+        _require_adoption(name, claims, is_ours=whose == namespace, adopt=adopt)
         return
     why = f"is labelled as that of {whose}" if whose is not None else f"holds {', '.join(odd[:5])}"
     raise UsageError(
         f"the accounts of machines go to namespace {name}, which is somebody else's: it {why}; every account in it "
         "would get a machine's rights, and be held to a machine's names",
         "have the group in another namespace: -n NAMESPACE; or move away what is in this one",
+    )
+
+
+def _require_adoption(name: str, claims: Sequence[str], *, is_ours: bool, adopt: bool) -> None:
+    """Raise UsageError if others can be machines, or made the accounts' namespace `name`, without `adopt`."""
+    if adopt or (is_ours and not claims):
+        return
+    made = "" if is_ours else ", which somebody else has made"
+    found = f"; found: {'; '.join(claims)}" if claims else ""
+    raise UsageError(
+        f"the accounts of machines go to namespace {name}{made}: who has rights in it can be any machine of the group"
+        f"{found}",
+        f"delete {'what was found' if is_ours else 'the namespace'}, or accept it: --adopt",
     )
 
 

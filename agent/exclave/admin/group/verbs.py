@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from exclave.admin import arguments
-from exclave.admin.check.verbs import ClusterSnapshot, find_foreign, find_opaque_ports
+from exclave.admin.check.verbs import MACHINE_ACCOUNT, ClusterSnapshot, find_foreign, find_opaque_ports
 from exclave.admin.group.checks import (
     check_accounts_namespace,
     check_namespace,
@@ -29,10 +29,17 @@ from exclave.admin.tables import Listing, age, describe_text, table, yaml_file
 from exclave.admin.token.verbs import TITLES as TOKEN_TITLES
 from exclave.admin.token.verbs import TokenAccount, token_accounts, token_row
 from exclave.api import requests as kinds
+from exclave.api.definitions.account_rights import (
+    adopted_names,
+    adopted_text,
+    bindings_text,
+    foreign_bindings,
+    not_adopted,
+)
 from exclave.api.group import INBOUND_POLICIES, GroupSpec, account_of
 from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.member import condition_of
-from exclave.api.names import ADMISSION_POLICY_NAMES, accounts_namespace
+from exclave.api.names import ADMISSION_POLICY_NAMES, ADOPTED, GROUPS_LABEL, accounts_namespace
 from exclave.api.requests import Object, Resource
 from exclave.errors import ApiRefusal, ExclaveError, UsageError
 from exclave.kit.formats.times import format_duration
@@ -96,6 +103,8 @@ def _add_create(verbs: arguments.Subparsers) -> None:
     create.add_argument("--capture", choices=("cluster", "all", "none"), help=outbound)
     inbound = f"who may connect by default: {', '.join(INBOUND_POLICIES)}"
     create.add_argument("--inbound-policy", choices=INBOUND_POLICIES, metavar="POLICY", help=inbound)
+    adopt = "accept that others have rights in the namespace of its machines' accounts, or have made it; prints who"
+    create.add_argument("--adopt", action="store_true", help=adopt)
     arguments.add_controller_namespace(create)
     arguments.add_dry_run(create)
 
@@ -105,17 +114,22 @@ def _create(session: Session, options: argparse.Namespace) -> int:
     check_namespace(namespace, name, options.controller_namespace)
     chosen = spec_from_options(**vars(options))
     if options.dry_run:
+        if options.adopt:
+            raise UsageError("--adopt reads the cluster, and --dry-run does not", f"annotate the group: {ADOPTED}")
         checked_spec(name, chosen)
         print(yaml_file(one.body for one in group_objects(namespace, name, chosen, options.controller_namespace)))
         return 0
     linkerd = _linkerd_namespace(session, options)
     check_namespace(namespace, name, options.controller_namespace, linkerd)
-    odd = _check_accounts_namespace(session, namespace)
     found = session.kubectl.get(kinds.WORKLOAD_GROUPS, namespace, name)
+    odd, foreign = _check_accounts_namespace(session, options, found)
     spec = merge_spec(chosen, (found or {}).get("spec") or {})
     session.warn([f"{one} is no machine's but has a machine's rights: move it to another namespace" for one in odd])
+    session.warn(_rights_warnings(session, foreign))
     session.warn(_warnings(session, name, spec, linkerd))
     for manifest in group_objects(namespace, name, spec, options.controller_namespace):
+        if manifest.resource is kinds.WORKLOAD_GROUPS and (foreign or adopted_names(found)):
+            manifest.body["metadata"]["annotations"] = {ADOPTED: adopted_text(foreign) or None}
         change = session.apply(plan_change(manifest, session.kubectl.get(*manifest.key)))
         if change.verb != "none" or manifest.resource is kinds.WORKLOAD_GROUPS:
             print(change)
@@ -131,13 +145,48 @@ def _linkerd_namespace(session: Session, options: argparse.Namespace) -> str:
         return "linkerd"
 
 
-def _check_accounts_namespace(session: Session, namespace: str) -> list[str]:
-    """The foreign objects among the machines' accounts. Raises ExclaveError if the namespace belongs to others."""
-    kubectl, home = session.kubectl, accounts_namespace(namespace)
+def _check_accounts_namespace(
+    session: Session, options: argparse.Namespace, group: Object | None
+) -> tuple[list[str], list[Object]]:
+    """The foreign objects among the machines' accounts, and the RoleBindings of others there, which are accepted.
+
+    `group`: the group, if it exists. Raises ExclaveError if the namespace belongs to others.
+    """
+    kubectl, home = session.kubectl, accounts_namespace(session.namespace)
     found = kubectl.get(kinds.NAMESPACES, None, home)
     odd = find_foreign(kubectl, home) if found else []
-    check_accounts_namespace(found, namespace, odd)
-    return odd
+    bindings = kubectl.list(kinds.ROLE_BINDINGS, home) if found else []
+    foreign = foreign_bindings(bindings, home, options.controller_namespace)
+    new = not_adopted(foreign, adopted_names(group))
+    claims = [bindings_text(new)] if new else []
+    if found and group is None:  # somebody may have tokens of accounts that are older than the group
+        claims += [f"ServiceAccount {one}" for one in _accounts_of(session, options.name)]
+    check_accounts_namespace(found, session.namespace, odd, claims, adopt=options.adopt)
+    return odd, foreign
+
+
+def _rights_warnings(session: Session, foreign: list[Object]) -> list[str]:
+    """Warnings about who else has rights: `foreign` among the machines' accounts, others in the group's namespace."""
+    kubectl, namespace = session.kubectl, session.namespace
+    warnings = []
+    if foreign:
+        home = accounts_namespace(namespace)
+        warnings.append(f"who has rights in namespace {home} can be any machine of the group: {bindings_text(foreign)}")
+    found = kubectl.get(kinds.NAMESPACES, None, namespace)
+    is_new = found is not None and GROUPS_LABEL not in (found["metadata"].get("labels") or {})
+    if is_new and (bindings := kubectl.list(kinds.ROLE_BINDINGS, namespace)):
+        warnings.append(
+            f"namespace {namespace} exists already; who has rights in it has them over the group: "
+            f"{bindings_text(bindings)}"
+        )
+    return warnings
+
+
+def _accounts_of(session: Session, group: str) -> list[str]:
+    """The names of a group's accounts of machines and join tokens."""
+    found = session.kubectl.list(kinds.SERVICE_ACCOUNTS, accounts_namespace(session.namespace))
+    names = [str(one["metadata"]["name"]) for one in found]
+    return [name for name in names if MACHINE_ACCOUNT.fullmatch(name) and name.partition(".")[0] == group]
 
 
 def _warnings(session: Session, name: str, spec: Object, linkerd: str) -> list[str]:

@@ -4,15 +4,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from exclave.api.definitions.account_rights import adopted_names, bindings_text, not_adopted
 from exclave.api.group import account_of, name_fault, parse_group, spec_faults
 from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.member import Condition, read_conditions, with_condition
-from exclave.api.names import GROUP_FINALIZER
+from exclave.api.names import GROUP_FINALIZER, accounts_namespace
 from exclave.api.requests import Object
 
 ACCEPTED = "Accepted"
 NAMESPACE_REFUSED = "NamespaceRefused"  # reason: no group may be in its namespace
 ACCOUNT_SHARED = "AccountShared"  # reason: an older group has the same ServiceAccount
+NAMESPACE_SHARED = "NamespaceShared"  # reason: others have rights in the namespace of its machines' accounts
+RIGHTS_MISSING = "RightsMissing"  # reason: the controller lacks a right that the group's Roles give
+RIGHTS_UNREAD = "NotReady"  # reason: it has not read yet who has rights
+
+WAITING = (RIGHTS_MISSING, RIGHTS_UNREAD)  # reasons for which a machine that joins waits: they may end soon
+
+
+@dataclass(frozen=True)
+class GroupRights:
+    """`foreign`: RoleBindings of others among its machines' accounts, None if unread. `fault`: a right that we lack."""
+
+    foreign: tuple[Object, ...] | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,9 @@ class GroupPatches:
     releases: bool = False
 
 
-def accepted_condition(group: Object, others: Iterable[Object], *, members: int, refused_namespace: bool) -> Condition:
+def accepted_condition(
+    group: Object, others: Iterable[Object], rights: GroupRights, *, members: int, refused_namespace: bool
+) -> Condition:
     """Condition Accepted. `others`: groups in its namespace. `refused_namespace`: it may contain no groups."""
     metadata = group["metadata"]
     if metadata.get("deletionTimestamp"):
@@ -50,7 +66,24 @@ def accepted_condition(group: Object, others: Iterable[Object], *, members: int,
                 f"group {other['metadata']['name']} has ServiceAccount {account} already, and two groups with one "
                 "identity would be one: name another in spec.serviceAccount",
             )
-    return Condition(ACCEPTED, True, "Accepted", "it takes members")
+    return _rights_refusal(group, rights) or Condition(ACCEPTED, True, "Accepted", "it takes members")
+
+
+def _rights_refusal(group: Object, rights: GroupRights) -> Condition | None:
+    namespace, name = group["metadata"]["namespace"], group["metadata"]["name"]
+    accounts = accounts_namespace(namespace)
+    if rights.fault is not None:
+        return _no(RIGHTS_MISSING, f"a part of its Roles is missing: {rights.fault}; to do: kubectl exclave upgrade")
+    if rights.foreign is None:
+        return _no(RIGHTS_UNREAD, f"the controller has not read yet who has rights in namespace {accounts}")
+    if foreign := not_adopted(rights.foreign, adopted_names(group)):
+        return _no(
+            NAMESPACE_SHARED,
+            f"others have rights in namespace {accounts}, so they can be any of its machines: "
+            f"{bindings_text(foreign)}; to do: delete these, or accept them: "
+            f"kubectl exclave group create {name} -n {namespace} --adopt",
+        )
+    return None
 
 
 def group_patches(group: Object, conditions: Iterable[Condition], *, members: int, now: float) -> GroupPatches:

@@ -50,6 +50,8 @@ def admit(snapshot: MemberSnapshot) -> AdmitResult:
         return _no("GroupNotFound", f"there is no WorkloadGroup {name} in namespace {snapshot.namespace}")
     if snapshot.group_refusal is not None:
         return _no("GroupNotAccepted", f"group {group.name} takes no new members: {snapshot.group_refusal}")
+    if snapshot.group_wait is not None:
+        return _no(NOT_READY, f"group {group.name} takes no new members for now: {snapshot.group_wait}")
     refusal = (
         _keys_refusal(view) or _machine_refusal(snapshot) or address_refusal(snapshot, group) or _mesh_refusal(snapshot)
     )

@@ -109,6 +109,7 @@ class MemberSnapshot:
     admission_fault: str | None = None  # how the admission policies differ from the installed ones
     mesh_fault: str | None = None  # why there is no `mesh`
     group_refusal: str | None = None  # why the group accepts no new members
+    group_wait: str | None = None  # why the group accepts no new members for now
     shares_account: bool = False  # an older group has the group's ServiceAccount
     namespace_refusal: str | None = None  # why no group may be in its namespace
     mark_key: MarkKey | None = None
