@@ -26,8 +26,10 @@ from exclave.api.group import (
 from exclave.api.requests import WORKLOAD_GROUPS
 from exclave.controller.policy.accept import GroupRights, accepted_condition
 from exclave.errors import ExclaveError
+from exclave_sandbox.apiserver.kinds.rules import check_group
 from exclave_sandbox.apiserver.kinds.schema import check_schema
 
+from .group_specs import SPECS, Refuser
 from .groups import groups
 
 
@@ -186,6 +188,21 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a port's name that is no DNS label": (
         {"ports": [{"port": 80, "name": "HTTP"}]}, ["port 80: a name of one DNS label was expected"],
     ),
+    "durations out of their limits": (
+        {
+            "certificateLifetime": "721h", "probes": [{"port": 80, "every": "0s"}, {"port": 81, "timeout": "2m"}],
+            "failure": {"after": "0s"}, "forgetAfter": "0s",
+        },
+        ["certificateLifetime: 10s to 720h was expected, found '721h'",
+         "forgetAfter: 60s to 876000h was expected, found '0s'",
+         "every: 100ms to 1h was expected, found '0s'",
+         "timeout: 10ms to 60s was expected, found '2m'",
+         "after: 1s to 720h was expected, found '0s'"],
+    ),
+    "more than can be listed": (
+        {"probes": [{"port": 80}] * 101, "labels": {f"a{number}": "" for number in range(101)}},
+        ["labels: at most 100 were expected", "probes: at most 100 were expected"],
+    ),
     "labels of ours": (
         {"labels": {"exclave.dev/group": "x", "a.exclave.dev/b": "x", "notexclave.dev/c": "x"}},
         ["labels: exclave.dev/group is the controller's to write",
@@ -201,7 +218,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize(("spec", "faults"), FAULTS.values(), ids=FAULTS)
 def test_why_a_group_that_can_be_read_is_not_accepted(spec: dict[str, Any], faults: list[str]) -> None:
-    assert spec_faults(parse_group("web", LEAST | spec)) == faults
+    assert spec_faults(parse_group("web", LEAST | spec), LEAST | spec) == faults
 
 
 def judged(spec: Any) -> tuple[bool, str]:
@@ -288,7 +305,20 @@ def test_the_account_of_a_group_is_found_in_a_spec_of_any_shape(spec: Any, accou
     assert account_of({"metadata": {"name": "web"}, "spec": spec}) == account
 
 
-# Values that were accepted before some limits existed. A group that has one must stay valid.
+@pytest.mark.parametrize(("spec", "refuser"), SPECS.values(), ids=SPECS)
+def test_schema_commands_and_controller_agree(spec: dict[str, Any], refuser: Refuser) -> None:
+    """tests/peers compares the same table with real API servers, which apply the CEL rules."""
+    whole = LEAST | spec
+    group = {"metadata": {"name": "web"}, "spec": whole}
+    is_stored = not list(check_schema({"spec": whole}, schema_of(WORKLOAD_GROUPS), "")) and not list(check_group(group))
+    try:
+        is_taken = bool(checked_spec("web", whole))
+    except ExclaveError:
+        is_taken = False
+    assert (is_stored, is_taken, judged(whole)[0]) == (refuser != "schema", refuser is None, refuser is None)
+
+
+# Values that were accepted before some limits existed. Members of a group that has one go on, with possible values.
 OLDER = {
     "never forget": {"forgetAfter": "100000h"},
     "forget at once": {"forgetAfter": "0s"},
@@ -298,8 +328,9 @@ OLDER = {
 
 
 @pytest.mark.parametrize("spec", OLDER.values(), ids=OLDER)
-def test_a_group_that_was_valid_stays_valid(spec: dict[str, Any]) -> None:
+def test_a_group_that_was_valid_can_be_read(spec: dict[str, Any]) -> None:
     group = parse_group("web", {"networks": ["10.0.0.0/8"], **spec})
     for probe in group.probes:
         assert (probe.every, probe.timeout, probe.failures) == (0.1, 0.01, 5000)
+    assert group.forget_after >= 60
     assert parse_group("web", render_group(group)) == group

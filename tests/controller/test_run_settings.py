@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from exclave.api.names import SETTINGS_KEY
-from exclave.api.requests import CONFIG_MAPS, EVENTS, ROLES, WORKLOAD_GROUPS, Object, delete, list_all, patch
+from exclave.api.requests import CONFIG_MAPS, EVENTS, ROLES, WORKLOAD_GROUPS, Object, Request, delete, list_all, patch
+from exclave.controller.policy.accept import GroupPatches
+from exclave.controller.run import Controller, Locations
+from exclave.errors import ApiRefusal
 from exclave_sandbox.stage.mesh import NAMESPACE
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
@@ -66,6 +69,28 @@ async def wait_for_event(cluster: MeshCluster, reason: str) -> None:
                 assert [one["regarding"]["name"] for one in found] == ["web"]
                 assert found[0]["type"] == "Warning"
                 return
+
+
+class StrictCluster:
+    """A cluster that refuses each status."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+
+    async def send(self, request: Request) -> Object:
+        self.paths.append(request.path)
+        if request.path.endswith("/status"):
+            raise ApiRefusal(422, "Invalid", "spec.forgetAfter: 60s to 876000h was expected", "")
+        return {}
+
+
+async def test_a_group_whose_conditions_cannot_be_written_is_held_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = StrictCluster()
+    controller = Controller(cluster, Locations(), lambda: 0.0, lambda: 0.0)  # type: ignore[arg-type]
+    patches = GroupPatches({"metadata": {"finalizers": []}}, {"status": {"conditions": []}})
+    await controller._patch_group((NAMESPACE, "web"), patches)
+    assert [path.rpartition("/")[2] for path in cluster.paths] == ["web", "status"]
+    assert "its conditions cannot be written: spec.forgetAfter: 60s to 876000h was expected" in caplog.text
 
 
 async def test_a_controller_without_the_right_to_watch_settings_publishes_them(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from exclave.admin.objects import controller_objects, group_objects
 from exclave.api.definitions.manifests import schema_of
+from exclave.api.group import LIMITS, MOST_LISTED, PROXY_PORTS
 from exclave.api.join_token import JoinToken, encode_token
 from exclave.api.member import Condition, MemberView
 from exclave.api.names import ADMISSION_POLICY_NAMES
@@ -26,6 +27,7 @@ from exclave.daemon.status import EMPTY, build_status
 from exclave.ending import Ending
 from exclave.errors import Fault
 from exclave.join.refusals import read_refusal
+from exclave.kit.formats.times import format_duration
 from exclave.kit.host.process_identity import ProcessRecord
 from exclave.link import layout
 from exclave.link import link as private_link
@@ -142,6 +144,14 @@ def test_every_field_of_our_kinds_has_a_writer(title: str, schema: Schema) -> No
     parts: dict[str, Any] = schema["properties"]
     wanted = {path for name in ("spec", "status") for path in _paths(parts[name], name)}
     assert {path.removesuffix("[]") for path in _written_paths(title)} == {path.removesuffix("[]") for path in wanted}
+
+
+def test_the_limits_of_a_groups_spec_are_listed() -> None:
+    text = CONTRACT.section("WorkloadGroup").text
+    for key, (least, most) in LIMITS.items():
+        assert f"`{key}` `{format_duration(least)}` to `{format_duration(most)}`" in text
+    assert f"({', '.join(map(str, PROXY_PORTS))})" in text
+    assert f"more than {MOST_LISTED} networks, labels, ports or probes" in text
 
 
 def test_every_key_of_the_settings_is_listed() -> None:

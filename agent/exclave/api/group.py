@@ -1,7 +1,7 @@
 """A WorkloadGroup: its namespace, its name and its spec. Pure.
 
-`kubectl exclave group create` and the controller share these rules. `parse_group` raises for an unusable spec; each
-`…_fault` function returns why a group is not accepted, as a text that follows the group's name.
+`kubectl exclave group create`, the controller and the schema share these rules. `parse_group` raises for an unusable
+spec; each `…_fault` function returns why a group is not accepted, as a text that follows the group's name.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from exclave.api import fields
 from exclave.api.fields import FieldError
-from exclave.api.malformed import mapping_in
+from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.names import accounts_namespace
 from exclave.api.requests import Object
 from exclave.kit.formats.kubernetes import MOST_LABEL, is_dns_label, is_label_key, is_label_value
@@ -32,6 +32,17 @@ INBOUND_POLICIES = (
 
 LONGEST_CERTIFICATE = 720 * 3600.0  # seconds: a certificate cannot be revoked, only end
 MOST_FAILURES = 2**31 - 1  # of a probe in a row
+MOST_LISTED = 100  # networks, labels, ports, probes
+
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "certificateLifetime": (10.0, LONGEST_CERTIFICATE),
+    "every": (0.1, 3600.0),  # a probe without a pause takes a third of a processor
+    "timeout": (0.01, 60.0),
+    "after": (1.0, LONGEST_CERTIFICATE),
+    "forgetAfter": (60.0, 876_000 * 3600.0),  # a member counts as silent after 30 s at the earliest
+}
+"""Seconds at least and at most, of each duration in a group's spec, which has no two of one name."""
+
 PROXY_PORTS = (4140, 4143, 4190, 4191)  # the proxy's own ports
 PROXY_PORT_NAME = "linkerd-proxy"  # name of the port at which Linkerd finds the proxy
 
@@ -96,16 +107,16 @@ def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
         networks=tuple(_network(network) for network in fields.need(spec, "networks", list)),
         labels=fields.optional(spec, "labels", dict),
         ports=tuple(_port(port) for port in fields.optional(spec, "ports", list)),
-        certificate_lifetime=fields.seconds(spec, "certificateLifetime", "24h", least=10.0),
+        certificate_lifetime=fields.seconds(spec, "certificateLifetime", "24h", least=LIMITS["certificateLifetime"][0]),
         capture=fields.one_of(spec, "capture", "cluster", "all", "none"),
         inbound_policy=fields.optional(spec, "inboundPolicy", str) or None,
         probes=tuple(_probe(probe) for probe in fields.optional(spec, "probes", list)),
         failure=FailurePolicy(
-            fields.seconds(failure, "after", format_duration(default.after)),
+            _limited(failure, "after", format_duration(default.after)),
             fields.one_of(failure, "outbound", "open", "closed"),
             fields.one_of(failure, "inbound", "closed", "open"),
         ),
-        forget_after=fields.seconds(spec, "forgetAfter", "720h"),
+        forget_after=_limited(spec, "forgetAfter", "720h"),
     )
     for key, value in group.labels.items():
         if not isinstance(value, str) or not is_label_key(key) or not is_label_value(value):
@@ -165,21 +176,33 @@ def name_fault(name: str) -> str | None:
     return f"is no name for a group: one DNS label of at most {MOST_GROUP_NAME} characters was expected"
 
 
-def spec_faults(spec: GroupSpec) -> list[str]:
-    """The reasons why a group with this spec is not accepted; empty if it is."""
+def spec_faults(spec: GroupSpec, written: Mapping[str, Any]) -> list[str]:
+    """The reasons why a group is not accepted; empty if it is. `spec` is what `parse_group` read from `written`."""
     words = ", ".join(INBOUND_POLICIES)
+    counts = {"networks": spec.networks, "labels": spec.labels, "ports": spec.ports, "probes": spec.probes}
     return [
         *([] if spec.networks else ["networks: at least one was expected"]),
         *([] if is_dns_label(spec.service_account) else ["serviceAccount: one DNS label was expected"]),
+        *(f"{key}: at most {MOST_LISTED} were expected" for key, found in counts.items() if len(found) > MOST_LISTED),
         *port_faults(spec.ports),
         *(f"labels: {key} is the controller's to write" for key in spec.labels if is_our_label(key)),
-        *(
-            []
-            if spec.certificate_lifetime <= LONGEST_CERTIFICATE
-            else [f"certificateLifetime: at most {format_duration(LONGEST_CERTIFICATE)}"]
-        ),
+        *duration_faults(written),
         *([] if spec.inbound_policy in (None, *INBOUND_POLICIES) else [f"inboundPolicy: one of {words} was expected"]),
     ]
+
+
+def duration_faults(written: Mapping[str, Any]) -> Iterator[str]:
+    """The durations of a spec that are out of their limits. `parse_group` can read the spec."""
+    for tree in (written, *mappings_in(written, "probes"), mapping_in(written, "failure")):
+        for key, (least, most) in LIMITS.items():
+            if tree.get(key) is not None and not least <= fields.seconds(tree, key, "") <= most:
+                yield f"{key}: {duration_limits(key)}, found {fields.shown(tree[key])}"
+
+
+def duration_limits(key: str) -> str:
+    """The limits of a duration, for a person."""
+    least, most = LIMITS[key]
+    return f"{format_duration(least)} to {format_duration(most)} was expected"
 
 
 def port_faults(ports: Sequence[Port]) -> Iterator[str]:
@@ -223,6 +246,13 @@ def _port(port: Any) -> Port:
     return Port(name, number, fields.optional(port, "opaque", bool))
 
 
+def _limited(tree: Mapping[str, Any], key: str, default: str) -> float:
+    """A duration within its limits."""
+    # Others were accepted before. The members of such a group go on, with the nearest possible value.
+    least, most = LIMITS[key]
+    return min(max(fields.seconds(tree, key, default), least), most)
+
+
 def _probe(probe: Any) -> Probe:
     if not isinstance(probe, dict):
         raise FieldError(f"probes: a mapping was expected, found {fields.shown(probe)}")
@@ -230,9 +260,8 @@ def _probe(probe: Any) -> Probe:
     return Probe(
         port=fields.whole(probe, "port", 1, 65535),
         kind=fields.one_of(probe, "kind", "tcp"),
-        # Shorter times were accepted before, so they are raised: a group that exists must not become invalid.
-        every=max(0.1, fields.seconds(probe, "every", format_duration(default.every))),
-        timeout=max(0.01, fields.seconds(probe, "timeout", format_duration(default.timeout))),
+        every=_limited(probe, "every", format_duration(default.every)),
+        timeout=_limited(probe, "timeout", format_duration(default.timeout)),
         failures=default.failures
         if probe.get("failures") is None
         else fields.whole(probe, "failures", 1, MOST_FAILURES),

@@ -428,7 +428,10 @@ class Controller:
             try:
                 await self._cluster.send(patch(WORKLOAD_GROUPS, *key, body, subresource))
             except ApiRefusal as refusal:
-                if refusal.status != 404:
+                if refusal.status == 422 and subresource is not None:
+                    # Kubernetes 1.30 does so if the group is older than a rule of its definition, and breaks that.
+                    log.warning("WorkloadGroup %s/%s: its conditions cannot be written: %s", *key, refusal.message)
+                elif refusal.status != 404:
                     raise
                 return
 

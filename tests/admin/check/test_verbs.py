@@ -368,6 +368,14 @@ def test_a_right_that_reaches_machines_is_named(found: Object, words: str | None
     assert bad(excess_rights_rows([found], ["shop-vms"], SHOP)) == ([] if words is None else [("warning", words)])
 
 
+def test_a_group_that_breaks_a_rule_is_named_also_without_a_condition() -> None:
+    metadata = {"name": "web", "namespace": "shop"}
+    group = {"metadata": metadata, "spec": {"networks": ["10.0.0.0/8"], "forgetAfter": "0s"}}
+    assert bad(group_rows([group], [])) == [
+        ("warning", "shop/web: forgetAfter: 60s to 876000h was expected, found '0s'")
+    ]
+
+
 def test_rights_of_others_among_machines_accounts_are_an_error_until_an_admin_accepts_them() -> None:
     eve = {"kind": "User", "name": "eve"}
     team = {

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 from exclave.admin import arguments
-from exclave.admin.group.checks import selects_group
+from exclave.admin.group.checks import group_refusal, selects_group
 from exclave.admin.kubectl import Kubectl, Objects
 from exclave.admin.objects import (
     Change,
@@ -445,9 +445,9 @@ def group_rows(
 ) -> list[Row]:
     """Are groups accepted, does a Service endanger Linkerd's controller, do Services agree on opaque ports?"""
     refused = [
-        f"{group['metadata']['namespace']}/{group['metadata']['name']}: {accepted.message}"
+        f"{group['metadata']['namespace']}/{group['metadata']['name']}: {why}"
         for group in groups
-        if (accepted := condition_of(group, "Accepted")) is not None and not accepted.status
+        if (why := group_refusal(group)) is not None
     ]
     services = ", ".join(sorted(headless)) or None
     crash = "a request for one workload's name in a headless Service crashes Linkerd's destination controller"

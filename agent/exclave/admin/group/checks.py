@@ -21,6 +21,7 @@ from exclave.api.group import (
     spec_faults,
 )
 from exclave.api.malformed import mapping_in, mappings_in
+from exclave.api.member import condition_of
 from exclave.api.names import ACCOUNTS_LABEL, GROUP_LABEL
 from exclave.api.requests import Object
 from exclave.api.workload.opaque_ports import opaque_mismatches
@@ -116,9 +117,22 @@ def parsed_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
 def checked_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
     """The whole spec. Raises UsageError if it cannot be used, or the controller would not accept a group with it."""
     checked = parsed_spec(name, spec)
-    if faults := spec_faults(checked):
+    if faults := spec_faults(checked, spec):
         raise UsageError("; ".join(faults), EXAMPLES)
     return checked
+
+
+def group_refusal(group: Object) -> str | None:
+    """The reason why a group is not accepted, by its condition, or else by its spec; None if there is none."""
+    # Kubernetes 1.30 writes no condition of a group that is older than a rule of its definition.
+    accepted = condition_of(group, "Accepted")
+    if accepted is not None and not accepted.status:
+        return accepted.message
+    try:
+        checked_spec(group["metadata"]["name"], mapping_in(group, "spec"))
+    except UsageError as problem:
+        return problem.message
+    return None
 
 
 def merge_spec(options: Object, found: Mapping[str, Any]) -> Object:

@@ -2,14 +2,45 @@
 
 from typing import Any
 
+from exclave.api.group import (
+    INBOUND_POLICIES,
+    LIMITS,
+    MOST_FAILURES,
+    MOST_GROUP_NAME,
+    MOST_LISTED,
+    PROXY_PORT_NAME,
+    PROXY_PORTS,
+    duration_limits,
+)
 from exclave.api.names import GROUP_PATTERN, TAIL_PATTERN
 from exclave.api.requests import Object, Resource
+from exclave.kit.formats.times import format_duration
 from exclave.kit.formats.yaml_template import fill_template
 
 
 def custom_resource_definitions() -> list[Object]:
-    """Both definitions."""
-    return fill_template(__package__, "crds.yaml")
+    """Both definitions. The limits of a group's spec are those of the code."""
+    limits = {f"{key.upper()}_LIMITS": [_limit_rule(key)] for key in LIMITS}
+    return fill_template(
+        __package__,
+        "crds.yaml",
+        INBOUND_POLICIES=["", *INBOUND_POLICIES],
+        MOST_FAILURES=MOST_FAILURES,
+        MOST_GROUP_NAME=MOST_GROUP_NAME,
+        MOST_LISTED=MOST_LISTED,
+        PROXY_PORTS=", ".join(map(str, PROXY_PORTS)),
+        PROXY_PORT_NAME=PROXY_PORT_NAME,
+        **limits,
+    )
+
+
+def _limit_rule(key: str) -> Object:
+    """The CEL rule for a duration of a group's spec. CEL reads durations as Go does, without days."""
+    least, most = map(format_duration, LIMITS[key])
+    return {
+        "rule": f"duration(self) >= duration('{least}') && duration(self) <= duration('{most}')",
+        "message": duration_limits(key),
+    }
 
 
 def admission_objects(controller_namespace: str) -> list[Object]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from exclave.api.definitions.account_rights import adopted_names, bindings_text, not_adopted
 from exclave.api.group import account_of, name_fault, parse_group, spec_faults
-from exclave.api.malformed import MALFORMED, fault_text
+from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.member import Condition, read_conditions, with_condition
 from exclave.api.names import GROUP_FINALIZER, accounts_namespace
 from exclave.api.requests import Object
@@ -55,7 +55,7 @@ def accepted_condition(
         spec = parse_group(metadata["name"], group.get("spec") or {})
     except MALFORMED as problem:
         return _no("Invalid", f"its spec cannot be used, the last good one is kept: {fault_text(problem)}")
-    if faults := spec_faults(spec):
+    if faults := spec_faults(spec, mapping_in(group, "spec")):
         return _no("Invalid", f"it takes no new members: {'; '.join(faults)}")
     # Two groups with one account would have one identity, and a group is the boundary of trust.
     account = spec.service_account

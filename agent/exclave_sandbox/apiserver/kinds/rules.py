@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from exclave.api.group import MOST_GROUP_NAME
+from exclave.api.fields import FieldError
+from exclave.api.group import MOST_GROUP_NAME, Port, duration_faults, port_faults
 from exclave_sandbox.apiserver.messages import Cause, Object, bad_request
 
 _MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
@@ -178,11 +179,27 @@ IMMUTABLE_OF_MEMBER = ("nonce", "machineHash", "deliveryKey")
 
 
 def check_group(group: Object) -> Iterator[Cause]:
-    """A group's name is one short DNS label, because names of members and accounts are built from it."""
+    """A group's name is one short DNS label, because names of members and accounts are built from it.
+
+    No two ports have one name or number, none is the proxy's, and durations have limits.
+    """
     name = group["metadata"]["name"]
     if "." in name or len(name) > MOST_GROUP_NAME:
         wanted = f"a group's name is one DNS label of at most {MOST_GROUP_NAME} characters"
         yield Cause("metadata.name", f'Invalid value: "{name}": {wanted}')
+    # Without a name, a port's number is its name, which the rule does not compare.
+    ports = [
+        Port(one.get("name") or f"without-a-name-{one['port']}", one["port"])
+        for one in group["spec"].get("ports") or ()
+    ]
+    for fault in port_faults(ports):
+        yield Cause("spec.ports", f'Invalid value: "array": {fault}')
+    try:
+        faults = list(duration_faults(group["spec"]))
+    except FieldError as problem:  # longer than any code can count
+        faults = [str(problem)]
+    for fault in faults:
+        yield Cause("spec", f'Invalid value: "string": {fault}')
 
 
 def check_member(member: Object) -> Iterator[Cause]:
