@@ -178,6 +178,7 @@ class TrafficScenes:
                 with shielded(RESTART_TIME):
                     await stage.api.open()
             stage.start_controller()
+            stage.restart_ended()
             await eventually("the API server again", self._reachable, bool)
             if not stage.linkerd:  # the stand-in reports it; the real one reconnects by itself
                 await eventually("Linkerd's destination controller again", self._destination_follows, bool)

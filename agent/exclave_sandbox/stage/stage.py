@@ -203,6 +203,12 @@ class DemoStage:
         """Start the controller again."""
         self.controller = _start_controller(self.scratch)
 
+    def restart_ended(self) -> None:
+        """Start what has ended of the real Linkerd, as a kubelet does: its policy controller ends without its lease."""
+        for program in self.linkerd.values():
+            if program.started.poll() is not None:
+                program.start()
+
     def open_client(self, token: str) -> AbstractAsyncContextManager[Cluster]:
         """A client of the API server with this token."""
         return open_cluster(self.access, lambda: token)
