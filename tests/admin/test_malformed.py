@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from exclave.admin.check.verbs import ClusterSnapshot, _checked, _groups, group_rows, member_rows
+from exclave.admin.check.rows import group_rows, member_rows
+from exclave.admin.check.snapshot import ClusterSnapshot
+from exclave.admin.check.verbs import _checked, _groups
 from exclave.admin.group.checks import group_warnings
 from exclave.admin.group.verbs import broken_lines, group_row
 from exclave.admin.install.uninstall import _release_all, _release_workloads

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from exclave.admin import arguments
-from exclave.admin.check.verbs import MACHINE_ACCOUNT, ClusterSnapshot, find_foreign, find_opaque_ports
+from exclave.admin.check.rights import MACHINE_ACCOUNT
+from exclave.admin.check.snapshot import ClusterSnapshot, find_foreign, find_opaque_ports
 from exclave.admin.group.checks import (
     check_accounts_namespace,
     check_namespace,

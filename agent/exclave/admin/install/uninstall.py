@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from exclave.admin import arguments
-from exclave.admin.check.verbs import ClusterSnapshot
+from exclave.admin.check.snapshot import ClusterSnapshot
 from exclave.admin.kubectl import Objects
 from exclave.admin.objects import ISSUER, Installation, first_objects, later_objects
 from exclave.admin.session import Session

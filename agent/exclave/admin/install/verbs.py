@@ -9,17 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from exclave.admin import arguments
-from exclave.admin.check.verbs import (
-    TRUST_ROOTS,
-    ClusterSnapshot,
-    Row,
-    anchor_row,
-    check_prerequisites,
-    find_linkerd,
-    pending_changes,
-    report_text,
-    row,
-)
+from exclave.admin.check.rights import pending_changes
+from exclave.admin.check.rows import Row, anchor_row, report_text, row
+from exclave.admin.check.snapshot import ClusterSnapshot, find_linkerd
+from exclave.admin.check.verbs import TRUST_ROOTS, check_prerequisites
 from exclave.admin.objects import (
     CREDENTIAL_LIFE,
     IMAGE,

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from exclave.admin import arguments
-from exclave.admin.check.verbs import TRUST_ROOTS, ClusterSnapshot
+from exclave.admin.check.snapshot import ClusterSnapshot
+from exclave.admin.check.verbs import TRUST_ROOTS
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing, few
 from exclave.api.fields import FieldError
