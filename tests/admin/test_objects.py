@@ -243,8 +243,11 @@ def test_policies_are_created_before_rights_and_rights_before_the_deployment(cho
     assert all(one.body["kind"] == one.resource.kind for one in (*first_objects(), *later_objects(choice)))
 
 
-def test_linkerd_finds_the_extension_by_its_label() -> None:
-    assert named(ADMINS_KEY)["Namespace", "exclave"]["metadata"]["labels"] == {"linkerd.io/extension": "exclave"}
+def test_linkerd_finds_the_extension_by_its_label_and_kubernetes_admits_restricted_pods_only() -> None:
+    assert named(ADMINS_KEY)["Namespace", "exclave"]["metadata"]["labels"] == {
+        "linkerd.io/extension": "exclave",
+        "pod-security.kubernetes.io/enforce": "restricted",
+    }
 
 
 def test_the_admins_key_becomes_the_secret_that_the_controller_reads() -> None:

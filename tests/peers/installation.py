@@ -101,7 +101,7 @@ class Cluster:
             "finalizers": ["exclave.test/kubelet"],
             "ownerReferences": [{**owner, "uid": deployment["metadata"]["uid"]}],
         }
-        spec = {"serviceAccountName": CONTROLLER, "containers": [{"name": "controller", "image": container["image"]}]}
+        spec = deployment["spec"]["template"]["spec"]  # the namespace admits only restricted pods
         made = self.client.post(path_of(PODS, "exclave"), json={"metadata": metadata, "spec": spec})
         assert made.status_code == 201, made.text
         with (self.folder / "controller.log").open("ab") as log:
