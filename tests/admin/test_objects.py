@@ -16,6 +16,7 @@ from exclave.admin.objects import (
     first_objects,
     group_objects,
     group_roles,
+    is_managed_by_helm,
     is_ours,
     join_account,
     later_objects,
@@ -384,3 +385,16 @@ def test_only_wanted_fields_are_in_the_difference(
 
 def test_paths_are_two_levels_deep() -> None:
     assert paths({"spec": {"labels": {"a": "b"}, "ports": []}, "rules": []}) == ["spec.labels", "spec.ports", "rules"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (None, False),
+        ({"app.kubernetes.io/name": CONTROLLER}, False),
+        ({"app.kubernetes.io/managed-by": "Helm"}, True),
+        ({"app.kubernetes.io/managed-by": "flux"}, False),
+    ],
+)
+def test_a_deployment_of_a_helm_release_is_recognized(labels: Object | None, expected: bool) -> None:
+    assert is_managed_by_helm({"metadata": {"name": CONTROLLER, "labels": labels}}) is expected

@@ -128,6 +128,11 @@ def is_ours(image: str) -> bool:
     return image.partition("@")[0].rpartition(":")[0] == REPOSITORY or image == REPOSITORY
 
 
+def is_managed_by_helm(deployment: Object) -> bool:
+    """True if the Deployment belongs to a Helm release. Helm sets this label on all objects that it creates."""
+    return (deployment["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") == "Helm"
+
+
 def first_objects() -> list[Manifest]:
     """The CustomResourceDefinitions: the API server must serve them before the rest can be created."""
     return [_manifest(body) for body in custom_resource_definitions()]

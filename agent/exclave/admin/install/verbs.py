@@ -21,6 +21,7 @@ from exclave.admin.objects import (
     KeyPair,
     Manifest,
     first_objects,
+    is_managed_by_helm,
     is_ours,
     later_objects,
 )
@@ -120,6 +121,8 @@ def _upgrade(session: Session, options: argparse.Namespace) -> int:
     )
     choice = _choice(options, base)
     groups = found.wanted_by_groups if found.has_definitions else []
+    if is_managed_by_helm(found.deployment):
+        return _upgrade_groups(session, options, groups, found)
     if options.dry_run:
         _print(session, choice, groups)
         return 0
@@ -127,15 +130,44 @@ def _upgrade(session: Session, options: argparse.Namespace) -> int:
     if choice.image == before.image and not is_ours(before.image):
         session.note(f"the controller's image stays {before.image}; to change it: --image")
     _apply_installation(session, choice)
-    for change in pending_changes(groups, found.rights()):
-        session.apply(change)
-        print(change)
+    _apply_groups(session, groups, found)
     # Rights of the former options that the new ones do not need, such as to read the former issuer's key.
     needed = {one.key for one in choice.rights}
     for one in reversed(before.rights):
         if one.key not in needed:
             session.delete(*one.key)
     session.note("check it: kubectl exclave check")
+    return 0
+
+
+def _apply_groups(session: Session, groups: list[Manifest], found: ClusterSnapshot) -> None:
+    for change in pending_changes(groups, found.rights()):
+        session.apply(change)
+        print(change)
+
+
+def _upgrade_groups(
+    session: Session, options: argparse.Namespace, groups: list[Manifest], found: ClusterSnapshot
+) -> int:
+    """Update only what belongs to groups: the next `helm upgrade` would undo all other changes."""
+    choices = {
+        "--image": options.image,
+        "--linkerd-namespace": options.linkerd_namespace,
+        "--issuer-from": options.issuer_from,
+        "--issuer-certificate": options.issuer_certificate,
+        "--issuer-key": options.issuer_key,
+        "--use-linkerd-issuer": options.use_linkerd_issuer,
+    }
+    if named := [option for option, value in choices.items() if value]:
+        raise UsageError(
+            f"Helm manages this installation, so {', '.join(named)} would not last",
+            "set it as a value: helm upgrade RELEASE CHART --reuse-values --set KEY=VALUE",
+        )
+    if options.dry_run:
+        print(yaml_file(one.body for one in groups))
+        return 0
+    _apply_groups(session, groups, found)
+    session.note("Helm manages all but the groups: run helm upgrade, too", "check it: kubectl exclave check")
     return 0
 
 
