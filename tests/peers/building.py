@@ -2,9 +2,10 @@
 
 Rules: kube-apiserver and kube-controller-manager come from their Go module, which Go's checksum database vouches for;
 etcd comes from Debian's package, unpacked and not installed, so no service starts. `judge` has the libraries that check
-certificates in linkerd2-proxy, from crates.io, with checksums in its lock file. What is there is not built again.
-It needs Go, Rust, apt, and their networks: four to ten minutes a release on two cores, two for the judge, and 4 GiB of
-disk for Go's own cache.
+certificates in linkerd2-proxy, from crates.io, with checksums in its lock file. helm and kustomize, which tests of the
+chart run, are Go modules, too. What is there is not built again.
+It needs Go, Rust, apt, and their networks: four to ten minutes a release on two cores, two for the judge, five for
+helm, and 4 GiB of disk for Go's own cache.
 """
 
 import os
@@ -13,17 +14,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "agent"), str(Path(__file__).resolve().parents[1])]
 
+from peers.chart_programs import helm_path, kustomize_path, link_flags  # noqa: E402
 from peers.kubernetes import RELEASES, cache, is_built  # noqa: E402
 
 MODULES = Path(__file__).with_name("modules")
 JUDGE = Path(__file__).with_name("judge")
 COMMANDS = ("kube-apiserver", "kube-controller-manager")
 NEWEST = next(iter(RELEASES))
+CHART_PROGRAMS = {
+    helm_path(): ("helm", "helm.sh/helm/v3/cmd/helm"),
+    kustomize_path(): ("kustomize", "sigs.k8s.io/kustomize/kustomize/v5"),
+}
+"""The folder of the module, and the package, of each."""
 
 
 class CannotBuild(Exception):
@@ -47,24 +54,32 @@ def build_etcd(target: Path) -> None:
 
 def build_kubernetes(release: str, target: Path, commands: Sequence[str]) -> None:
     """Build some of the programs of a release."""
-    go = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")
-    if go is None:
-        raise CannotBuild("Go is not installed: see https://go.dev/dl")
     version = RELEASES[release]
     minor = release.partition(".")[2]
     stamp = "k8s.io/component-base/version"
-    named = f"-s -w -X {stamp}.gitVersion={version} -X {stamp}.gitMajor=1 -X {stamp}.gitMinor={minor}"
+    values = [f"{stamp}.gitVersion={version}", f"{stamp}.gitMajor=1", f"{stamp}.gitMinor={minor}"]
+    programs = {f"k8s.io/kubernetes/cmd/{command}": target / command for command in commands}
+    build_with_go(release, values, programs, f"Kubernetes {version}")
+
+
+def build_chart_program(target: Path) -> None:
+    """Build helm or kustomize."""
+    module, package = CHART_PROGRAMS[target]
+    build_with_go(module, link_flags()[target], {package: target}, target.name)
+
+
+def build_with_go(module: str, values: Sequence[str], programs: Mapping[str, Path], what: str) -> None:
+    """Build packages of a folder in `modules`. `values` are variables that the linker sets."""
+    go = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")
+    if go is None:
+        raise CannotBuild("Go is not installed: see https://go.dev/dl")
+    flags = " ".join(["-s -w", *(f"-X {value}" for value in values)])
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(MODULES / release / "go.mod", folder)
-        packages = [f"k8s.io/kubernetes/cmd/{command}" for command in commands]
-        build = [go, "build", "-mod=mod", "-trimpath", "-ldflags", named, "-o", "built/"]
-        run(
-            ["env", "CGO_ENABLED=0", f"GOTMPDIR={folder}", *build, *packages],
-            folder,
-            f"Go, building Kubernetes {version}",
-        )
-        for command in commands:
-            place(Path(folder, "built", command), target / command)
+        shutil.copy(MODULES / module / "go.mod", folder)
+        for package, target in programs.items():
+            build = [go, "build", "-mod=mod", "-trimpath", "-ldflags", flags, "-o", "built", package]
+            run(["env", "CGO_ENABLED=0", f"GOTMPDIR={folder}", *build], folder, f"Go, building {what}")
+            place(Path(folder, "built"), target)
 
 
 def build_judge(target: Path) -> None:
@@ -82,7 +97,7 @@ def build_judge(target: Path) -> None:
 def place(built: Path, target: Path) -> None:
     """Put a file there whole, or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    half = target.with_suffix(".half")
+    half = target.with_name(f"{target.name}.half")
     shutil.copy(built, half)
     half.chmod(0o755)
     half.rename(target)
@@ -115,6 +130,10 @@ def main(wanted: Sequence[str]) -> int:
             if release == NEWEST and not wanted and not (cache() / version / "kubectl").exists():
                 print(f"building kubectl {version} into {cache()}", flush=True)
                 build_kubernetes(release, cache() / version, ["kubectl"])
+        for target in CHART_PROGRAMS:
+            if not wanted and not target.exists():
+                print(f"building {target.name} into {cache()}: this takes some minutes, once", flush=True)
+                build_chart_program(target)
     except CannotBuild as problem:
         print(f"the real servers cannot be built: {problem}", file=sys.stderr)
         if wanted:

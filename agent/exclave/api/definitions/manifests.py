@@ -17,21 +17,26 @@ from exclave.api.requests import Object, Resource
 from exclave.kit.formats.times import format_duration
 from exclave.kit.formats.yaml_template import fill_template
 
+ADMISSION_VALUES = {"NAME": GROUP_PATTERN, "TAIL": TAIL_PATTERN}
+"""The values of the placeholders in `admission.yaml` that are the same in every cluster."""
+
 
 def custom_resource_definitions() -> list[Object]:
     """Both definitions. The limits of a group's spec are those of the code."""
-    limits = {f"{key.upper()}_LIMITS": [_limit_rule(key)] for key in LIMITS}
-    return fill_template(
-        __package__,
-        "crds.yaml",
-        INBOUND_POLICIES=["", *INBOUND_POLICIES],
-        MOST_FAILURES=MOST_FAILURES,
-        MOST_GROUP_NAME=MOST_GROUP_NAME,
-        MOST_LISTED=MOST_LISTED,
-        PROXY_PORTS=", ".join(map(str, PROXY_PORTS)),
-        PROXY_PORT_NAME=PROXY_PORT_NAME,
-        **limits,
-    )
+    return fill_template(__package__, "crds.yaml", **definition_values())
+
+
+def definition_values() -> dict[str, Any]:
+    """The values of the placeholders in `crds.yaml`."""
+    return {
+        "INBOUND_POLICIES": ["", *INBOUND_POLICIES],
+        "MOST_FAILURES": MOST_FAILURES,
+        "MOST_GROUP_NAME": MOST_GROUP_NAME,
+        "MOST_LISTED": MOST_LISTED,
+        "PROXY_PORTS": ", ".join(map(str, PROXY_PORTS)),
+        "PROXY_PORT_NAME": PROXY_PORT_NAME,
+        **{f"{key.upper()}_LIMITS": [_limit_rule(key)] for key in LIMITS},
+    }
 
 
 def _limit_rule(key: str) -> Object:
@@ -45,9 +50,7 @@ def _limit_rule(key: str) -> Object:
 
 def admission_objects(controller_namespace: str) -> list[Object]:
     """Both policies with their bindings, in the order in which they are installed, before all Roles."""
-    return fill_template(
-        __package__, "admission.yaml", NAME=GROUP_PATTERN, TAIL=TAIL_PATTERN, CONTROLLER_NAMESPACE=controller_namespace
-    )
+    return fill_template(__package__, "admission.yaml", **ADMISSION_VALUES, CONTROLLER_NAMESPACE=controller_namespace)
 
 
 def schema_of(resource: Resource) -> dict[str, Any]:
