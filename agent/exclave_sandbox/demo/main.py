@@ -69,10 +69,26 @@ class Reporter:
         self._print(render_step(self.steps[-1]) + "\n")
         return passed
 
+    def report_broken_stage(self, problem: Exception) -> None:
+        """Report that the stage could not be built, as a step that failed. Raises `problem` if it is a bug."""
+        if (unexpected := _find_unexpected(problem)) is None:
+            raise problem
+        at = trio.current_time() - self._began
+        self.steps.append(StepResult("the demo's machines are set up", False, at, at, str(unexpected)))
+        self._print(render_step(self.steps[-1]) + "\n")
+
     def _print(self, text: str) -> None:
         if not self._quiet:
             sys.stdout.write(text)
             sys.stdout.flush()
+
+
+def _find_unexpected(problem: BaseException) -> UnexpectedError | None:
+    """The first UnexpectedError in an exception or in a group of exceptions; None if there is none."""
+    if isinstance(problem, UnexpectedError):
+        return problem
+    found = (_find_unexpected(inner) for inner in getattr(problem, "exceptions", ()))
+    return next((one for one in found if one is not None), None)
 
 
 def _problem_text(problem: BaseException) -> str:
@@ -190,8 +206,11 @@ async def _run(host: int, in_json: bool, binaries: Binaries | None, release: Lin
         await nursery.start(end_on_signal)
         with trio.CancelScope() as steps:
             before = await snapshot(network)
-            async with open_stage(SHORT_LIFE, binaries, release) as stage:
-                await _run_steps(reporter, stage)
+            try:
+                async with open_stage(SHORT_LIFE, binaries, release) as stage:
+                    await _run_steps(reporter, stage)
+            except Exception as problem:  # not of a step, which reports its own
+                reporter.report_broken_stage(problem)
         after = await snapshot(network)
         nursery.cancel_scope.cancel()
 

@@ -230,8 +230,10 @@ def make_request(name: str) -> tuple[bytes, bytes]:
 async def _must(*command: str, stdin: bytes = b"") -> bytes:
     try:
         done = await run_command(command, stdin=stdin, timeout=_COMMAND_TIME)
-    except FileNotFoundError as missing:
-        raise UnexpectedError(f"Linkerd cannot be installed without {command[0]}: {missing}") from None
+    except OSError as problem:  # it is missing, or no program of this machine
+        text = f"Linkerd cannot be installed without {command[0]}: {problem.strerror}"
+        raise UnexpectedError(f"{text}\nto do: put a program there that this machine can run") from None
     if done.status != 0:
-        raise UnexpectedError(f"{' '.join(command[:3])}: {done.errors[-2000:]}")
+        text = f"{' '.join(command[:3])}: exit status {done.status}\n{done.errors[-2000:].rstrip()}"
+        raise UnexpectedError(f"{text}\nto do: name the programs of one release, 2.16 or newer, and kubectl for it")
     return done.output

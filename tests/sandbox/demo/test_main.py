@@ -134,6 +134,60 @@ async def test_a_result_is_printed_at_once_unless_the_reporter_is_quiet(
     assert capsys.readouterr().out == ""
 
 
+async def test_a_stage_that_cannot_be_built_is_a_failed_step_with_the_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reporter = Reporter(quiet=False)
+    with trio.fail_after(30):
+        try:
+            await breaks_below()
+        except Exception as problem:
+            reporter.report_broken_stage(problem)
+    assert [(step.title, step.passed, step.detail) for step in reporter.steps] == [
+        ("the demo's machines are set up", False, "below")
+    ]
+    assert "FAIL  the demo's machines are set up" in capsys.readouterr().out
+    assert exit_status(reporter.steps) == 1
+
+
+def test_a_bug_while_the_stage_is_built_stays_a_bug() -> None:
+    async def report() -> None:
+        reporter = Reporter(quiet=True)
+        with pytest.raises(KeyError):
+            reporter.report_broken_stage(KeyError("status"))
+        assert reporter.steps == []
+
+    trio.run(report)
+
+
+def test_a_demo_whose_linkerd_cannot_be_installed_prints_why_and_removes_everything(host: dict[str, str]) -> None:
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", sys.executable, "-c", _BROKEN_STAGE], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    first, reason, remedy, *_, total = done.stdout.splitlines()
+    assert "FAIL  the demo's machines are set up" in first
+    assert (reason.strip(), remedy.strip()) == ("linkerd install: exit status 1", "to do: name another")
+    assert total == "1 passed, 1 failed"
+    assert not differences(host, snapshot())
+
+
+_BROKEN_STAGE = """
+import os, sys, trio
+from contextlib import asynccontextmanager
+from exclave_sandbox.demo import main
+from exclave_sandbox.expect import UnexpectedError
+
+@asynccontextmanager
+async def open_stage(*_):
+    async with trio.open_nursery():
+        raise UnexpectedError("linkerd install: exit status 1\\nto do: name another")
+    yield
+
+main.open_stage = open_stage
+sys.exit(main.main([f"--host={os.getpid()}"]))
+"""
+
 DEMO = [sys.executable, "-m", "exclave", "demo"]
 NEARLY_FOREVER = 360
 

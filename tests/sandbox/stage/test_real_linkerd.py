@@ -1,6 +1,5 @@
 """The parts of the real Linkerd's stage that need no Linkerd. tests/real has the whole."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -46,10 +45,23 @@ async def test_a_command_line_that_is_missing_is_named(tmp_path: Path) -> None:
         await install_linkerd(binaries, tmp_path, ("10.77.0.1", 6443), anchor.pem, anchor, make_issuer(anchor))
 
 
-async def test_what_the_command_line_reports_is_in_the_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "#!/bin/sh\necho 'no such flag' >&2\nexit 1\n",
+            r"/linkerd install --ignore-cluster: exit status 1\nno such flag",
+        ),
+        ("no program", r"Linkerd cannot be installed without .*/linkerd: Exec format error"),
+    ],
+    ids=["it fails", "it is no program"],
+)
+async def test_what_the_command_line_reports_is_in_the_error_with_a_remedy(
+    tmp_path: Path, text: str, words: str
+) -> None:
     anchor = make_anchor()
     program = tmp_path / "linkerd"
-    program.write_text("#!/bin/sh\necho 'no such flag' >&2\nexit 1\n")
-    subprocess.run(["chmod", "+x", str(program)], check=True)
-    with pytest.raises(UnexpectedError, match="no such flag"):
+    program.write_text(text)
+    program.chmod(0o755)
+    with pytest.raises(UnexpectedError, match=f"{words}\nto do: "):
         await install_linkerd(LinkerdBinaries(tmp_path), tmp_path, ("10.77.0.1", 6443), "", anchor, make_issuer(anchor))
