@@ -55,6 +55,7 @@ ROOTS = {
     "exclave_sandbox.stage.stage",
     "exclave.cli.main",
     "exclave.cli.commands",
+    "exclave.cli.proxy_answers",
     "exclave.cli.wait",
     "exclave.daemon.leave_preview",
     "exclave.daemon.teardown",

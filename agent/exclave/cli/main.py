@@ -26,6 +26,8 @@ CONFIRM_HELP = (
     "only over the network. If the agent dies meanwhile, the kernel disables them 15s later"
 )
 
+PROXY_VERBS = ("swap", "metrics", "identity")
+
 PACKAGES_INTERVAL = 3.0  # seconds between two attempts to find packages that are missing
 
 
@@ -81,10 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     explain = add("explain", _explain, "show what would happen to a new connection, and by which rule")
     _add_explain_options(explain)
     cleanup = add("cleanup", _cleanup, "remove rules, proxies and link while no agent runs; the membership stays")
-    proxy = add("proxy", _proxy, "move traffic to a new proxy: exclave proxy swap")
-    proxy.add_argument("verb", choices=["swap"], help="start another proxy, test it, move traffic to it")
-    forced = "also without Linkerd's policy controller; end at once a proxy that still drains"
+    proxy = add("proxy", _proxy, "move traffic to a new proxy, or show the metrics or the certificate of a proxy")
+    verbs = "swap: start another proxy, test it, move traffic to it; metrics: print the metrics that it serves; "
+    proxy.add_argument("verb", choices=PROXY_VERBS, help=f"{verbs}identity: show the certificate that it serves")
+    forced = "swap: also without Linkerd's policy controller; end at once a proxy that still drains"
     proxy.add_argument("--force", action="store_true", help=forced)
+    which = "metrics, identity: of this instance; default: the one that the rules point to"
+    proxy.add_argument("--instance", choices=("a", "b"), help=which)
     controller = add("controller", _controller, "run the controller, in the cluster")
     _add_controller_options(controller)
     add("demo", _demo, "play the demo on this machine, in network namespaces")
@@ -349,6 +354,10 @@ def _report_no_agent(*, in_json: bool) -> int:
 
 
 def _proxy(options: argparse.Namespace) -> int:
+    if options.verb != "swap":
+        return _show_proxy(options)
+    if options.instance is not None:
+        raise UsageError("--instance does not go with swap", "a swap starts the instance that does not run")
     _require_root("moving traffic")
     from exclave.cli.commands import swap_proxy
     from exclave.control.client import NoAgent
@@ -358,6 +367,16 @@ def _proxy(options: argparse.Namespace) -> int:
         return swap_proxy(runtime, forced=options.force, in_json=options.json)
     except NoAgent:
         return _report_no_agent(in_json=options.json)
+
+
+def _show_proxy(options: argparse.Namespace) -> int:
+    _require_root(f"showing the proxy's {options.verb}")
+    if options.force:
+        raise UsageError(f"--force does not go with {options.verb}", "it is for exclave proxy swap")
+    from exclave.cli.proxy_answers import print_identity, print_metrics
+
+    show = print_metrics if options.verb == "metrics" else print_identity
+    return show(salvage_config(options.config).paths, options.instance, in_json=options.json)
 
 
 def _cleanup(options: argparse.Namespace) -> int:

@@ -7,8 +7,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from exclave.kit.formats.times import epoch
 from exclave.kit.formats.x509 import (
     der_of,
+    fields_of,
     is_authority,
     is_issued_by,
     is_key_of,
@@ -125,3 +127,22 @@ def test_a_certificate_with_an_extension_twice_signs_nothing() -> None:
     der = der_of(ANCHOR)
     assert usage in der and constraints in der
     assert not is_authority(x509.load_der_x509_certificate(der.replace(usage, constraints)))
+
+
+def test_what_a_person_reads_of_a_leaf() -> None:
+    leaf = make_leaf()
+    found = fields_of(leaf)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert found.names == tuple(name.value for name in names)
+    assert found.serial == f"{leaf.serial_number:x}"
+    assert (epoch(found.not_before), epoch(found.not_after)) == (not_before(leaf), not_after(leaf))
+    assert dict(found.lines())["valid"] == f"from {found.not_before} until {found.not_after}"
+    assert set(found.as_json()) == {"names", "subject", "issuer", "serial", "notBefore", "notAfter", "sha256"}
+
+
+def test_a_certificate_without_names_or_with_damaged_ones_is_shown_without() -> None:
+    assert fields_of(ANCHOR).names == ()
+    identifier = bytes.fromhex("0603551d11")  # the object identifier of the names (RFC 5280)
+    leaf = make_leaf()
+    twice = der_of(leaf).replace(bytes.fromhex("0603551d13"), identifier)
+    assert fields_of(x509.load_der_x509_certificate(twice)).names == ()

@@ -3,13 +3,17 @@
 import base64
 import hashlib
 import re
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.hashes import HashAlgorithm
+
+from exclave.kit.formats.times import rfc3339
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -137,3 +141,57 @@ def _epoch(certificate: x509.Certificate, name: str) -> float:
 def fingerprint(certificate: x509.Certificate) -> str:
     """sha256 of a certificate's DER, in hex."""
     return hashlib.sha256(der_of(certificate)).hexdigest()
+
+
+@dataclass(frozen=True)
+class CertificateFields:
+    """What a person reads of a certificate: its names in their order, times as RFC 3339, serial and sha256 in hex."""
+
+    names: tuple[str, ...]
+    subject: str
+    issuer: str
+    serial: str
+    not_before: str
+    not_after: str
+    sha256: str
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Labels and texts."""
+        return [
+            *(("name", name) for name in self.names),
+            ("subject", self.subject),
+            ("issuer", self.issuer),
+            ("serial", self.serial),
+            ("valid", f"from {self.not_before} until {self.not_after}"),
+            ("sha256", self.sha256),
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields as a JSON tree."""
+        return {
+            "names": list(self.names),
+            "subject": self.subject,
+            "issuer": self.issuer,
+            "serial": self.serial,
+            "notBefore": self.not_before,
+            "notAfter": self.not_after,
+            "sha256": self.sha256,
+        }
+
+
+def fields_of(certificate: x509.Certificate) -> CertificateFields:
+    """What a person reads of a certificate. It may be any: one that has no names is shown without."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = tuple(str(name.value) for name in found)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+        names = ()
+    return CertificateFields(
+        names,
+        certificate.subject.rfc4514_string(),
+        certificate.issuer.rfc4514_string(),
+        f"{certificate.serial_number:x}",
+        rfc3339(not_before(certificate)),
+        rfc3339(not_after(certificate)),
+        fingerprint(certificate),
+    )
