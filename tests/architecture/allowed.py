@@ -4,6 +4,7 @@ BLOCKING = {
     "exclave.daemon.parts": "holds the parts of a boot and reads their published values; their modules are async",
     "exclave.admin.arguments": "the shape of a command line; argparse prints help and exits; reads a PEM file",
     "exclave.admin.check.verbs": "an admin's command: a few runs of kubectl and what is printed",
+    "exclave.admin.diagnostics.verbs": "an admin's commands: each is a few runs of kubectl and what is printed",
     "exclave.admin.install.verbs": "an admin's commands: reads the issuer's files, runs kubectl, prints",
     "exclave.admin.rotation.verbs": "an admin's command: a few runs of kubectl and what is printed",
     "exclave.admin.session": "prints, tells the time and waits for an admin, outside of trio",

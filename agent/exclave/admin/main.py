@@ -12,6 +12,7 @@ from pathlib import Path
 from exclave import __version__
 from exclave.admin.arguments import PROGRAM, Verb, add_common, parse_groups
 from exclave.admin.check import verbs as check
+from exclave.admin.diagnostics import verbs as diagnostics
 from exclave.admin.group import verbs as group
 from exclave.admin.install import uninstall
 from exclave.admin.install import verbs as install
@@ -23,7 +24,7 @@ from exclave.admin.token import verbs as token
 from exclave.errors import UsageError
 from exclave.kit.host.exit_code import run_command
 
-SUBJECTS = (install, check, group, token, member, rotation, uninstall)
+SUBJECTS = (install, check, group, token, member, rotation, diagnostics, uninstall)
 
 EXAMPLES = f"""\
 from nothing to a machine in the mesh:

@@ -33,6 +33,11 @@ class Session:
             self._namespace = self.kubectl.namespace()
         return self._namespace
 
+    @property
+    def chosen_namespace(self) -> str | None:
+        """The namespace of `-n`; None without one, for commands whose default is all namespaces."""
+        return self._namespace
+
     def now(self) -> float:
         """Epoch seconds."""
         return time.time()

@@ -54,6 +54,17 @@ VALIDATING_ADMISSION_POLICY_BINDINGS = Resource(
 )
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
 MESH_TLS_AUTHENTICATIONS = Resource("policy.linkerd.io", "v1alpha1", "meshtlsauthentications", "MeshTLSAuthentication")
+_POLICY = "policy.linkerd.io"
+NETWORK_AUTHENTICATIONS = Resource(_POLICY, "v1alpha1", "networkauthentications", "NetworkAuthentication")
+AUTHORIZATION_POLICIES = Resource(_POLICY, "v1alpha1", "authorizationpolicies", "AuthorizationPolicy")
+SERVERS = Resource(_POLICY, "v1beta3", "servers", "Server")
+SERVER_AUTHORIZATIONS = Resource(_POLICY, "v1beta1", "serverauthorizations", "ServerAuthorization")
+_GATEWAY = ("gateway.networking.k8s.io", "v1")
+ROUTES = (
+    Resource(_POLICY, "v1beta3", "httproutes", "HTTPRoute"),
+    Resource(*_GATEWAY, "httproutes", "HTTPRoute"),
+    Resource(*_GATEWAY, "grpcroutes", "GRPCRoute"),
+)
 CERTIFICATES = Resource("cert-manager.io", "v1", "certificates", "Certificate")
 CUSTOM_RESOURCE_DEFINITIONS = Resource(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False

@@ -6,11 +6,13 @@ error. The options that `linkerd check` passes to extensions are accepted and ig
 """
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from exclave.admin import arguments
+from exclave.admin.check.proxies import proxy_rows
 from exclave.admin.check.rights import (
     accounts_namespace_rows,
     excess_rights_rows,
@@ -43,6 +45,7 @@ from exclave.api import requests as kinds
 from exclave.api.definitions.admission import admission_fault
 from exclave.api.fields import FieldError
 from exclave.api.group import Port, parse_group
+from exclave.api.issuer import read_anchors
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.names import ELECTION
 from exclave.api.requests import Object
@@ -51,7 +54,7 @@ from exclave.errors import ApiRefusal, ClusterError
 
 NOT_SOUND = 3
 
-LINKERD_OPTIONS = ("--api-addr", "--wait", "--proxy", "--verbose")
+LINKERD_OPTIONS = ("--api-addr", "--wait", "--verbose")
 
 TRUST_ROOTS = "linkerd-identity-trust-roots"
 
@@ -63,9 +66,12 @@ SAME_REASON = "the same as above"  # an API server that is away would fill the r
 def add_commands(subparsers: arguments.Subparsers) -> None:
     """Add `check`, and the command by which `linkerd check` finds extensions."""
     summary = "check the installation in this cluster"
-    check = arguments.add_verb(subparsers, "check", _check, summary, "kubectl exclave check")
+    examples = ("kubectl exclave check", "# the proxies of members, too\nkubectl exclave check --proxy -n shop")
+    check = arguments.add_verb(subparsers, "check", _check, summary, *examples)
     arguments.add_namespaces(check)
     check.add_argument("--pre", action="store_true", help="only the checks before an installation")
+    proxy = "the members' proxies, too, as far as members report them; with -n those of one namespace"
+    check.add_argument("--proxy", nargs="?", const="true", default="false", choices=("true", "false"), help=proxy)
     for option in LINKERD_OPTIONS:
         check.add_argument(option, nargs="?", help=argparse.SUPPRESS)
     arguments.add_output(check, "table", "json", "short")
@@ -123,6 +129,8 @@ def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
             [one for home in found.accounts_namespaces for one in find_foreign(kubectl, home)]
         ),
     }
+    if options.proxy == "true":
+        checks["every member's proxy serves"] = lambda: _proxies(session, found)
     reasons = {one.problem for one in first if one.result == "error"}
     for title, check in checks.items():
         for one in _checked(title, check):
@@ -162,6 +170,15 @@ def _issuer(session: Session, found: ClusterSnapshot) -> list[Row]:
     linkerd, _ = find_linkerd(session.kubectl, found.linkerd)
     secret = session.kubectl.get(kinds.SECRETS, where, name)
     return issuer_rows(f"{where}/{name}", secret, roots, session.now(), linkerd)
+
+
+def _proxies(session: Session, found: ClusterSnapshot) -> list[Row]:
+    roots = session.kubectl.get(kinds.CONFIG_MAPS, found.linkerd, TRUST_ROOTS)
+    try:
+        anchors = hashlib.sha256(read_anchors(roots or {}).encode()).hexdigest()
+    except ValueError:
+        anchors = None  # the check of the issuer reports it
+    return proxy_rows(session.kubectl.list(kinds.MEMBERS, session.chosen_namespace), anchors, session.now())
 
 
 def _linkerd(session: Session, found: ClusterSnapshot) -> list[Row]:

@@ -1,0 +1,1 @@
+"""What Linkerd's own diagnostics do not answer for virtual machines."""
