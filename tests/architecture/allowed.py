@@ -3,6 +3,7 @@
 BLOCKING = {
     "exclave.daemon.parts": "holds the parts of a boot and reads their published values; their modules are async",
     "exclave.admin.arguments": "the shape of a command line; argparse prints help and exits; reads a PEM file",
+    "exclave.admin.check.snapshot": "what the admin's commands read, by runs of kubectl",
     "exclave.admin.check.verbs": "an admin's command: a few runs of kubectl and what is printed",
     "exclave.admin.diagnostics.verbs": "an admin's commands: each is a few runs of kubectl and what is printed",
     "exclave.admin.install.verbs": "an admin's commands: reads the issuer's files, runs kubectl, prints",

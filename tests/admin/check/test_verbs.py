@@ -32,7 +32,7 @@ class AwayKubectl:
 
 
 def test_an_error_of_all_checks_is_printed_once() -> None:
-    options = SimpleNamespace(controller_namespace="exclave", linkerd_namespace=None, pre=False)
+    options = SimpleNamespace(controller_namespace="exclave", linkerd_namespace=None, pre=False, proxy="false")
     session = SimpleNamespace(kubectl=AwayKubectl(), now=time.time)
     first, *rest = _rows(session, options)  # type: ignore[arg-type]
     assert (first.problem, first.hint) == ("no API server answered", "wait")

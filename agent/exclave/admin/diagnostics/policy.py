@@ -8,7 +8,6 @@ of the ExternalWorkload holds. Source: linkerd2, policy-controller/k8s/index/src
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from exclave.admin.kubectl import Objects
 from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.requests import Object
 
@@ -20,11 +19,11 @@ INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
 class PolicyObjects:
     """The policies of one namespace; authentications are those of all namespaces."""
 
-    servers: Objects = field(default_factory=list)
-    authorizations: Objects = field(default_factory=list)  # AuthorizationPolicy
-    server_authorizations: Objects = field(default_factory=list)
-    routes: Objects = field(default_factory=list)  # HTTPRoute, GRPCRoute
-    authentications: Objects = field(default_factory=list)  # MeshTLSAuthentication, NetworkAuthentication
+    servers: list[Object] = field(default_factory=list)
+    authorizations: list[Object] = field(default_factory=list)  # AuthorizationPolicy
+    server_authorizations: list[Object] = field(default_factory=list)
+    routes: list[Object] = field(default_factory=list)  # HTTPRoute, GRPCRoute
+    authentications: list[Object] = field(default_factory=list)  # MeshTLSAuthentication, NetworkAuthentication
 
 
 def server_of(workload: Object, port: int, servers: Iterable[Object]) -> Object | None:
