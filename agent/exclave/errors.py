@@ -155,14 +155,9 @@ BUG = "an unexpected error: this is a bug in exclave"
 BUG_HINT = "report it with the lines above; they contain no secret"
 
 
-def error_lines(error: ExclaveError) -> str:
-    """A failure as two lines for a terminal: message and hint."""
-    return f"exclave: {error.message}\n  to do: {error.hint}"
-
-
-def bug_lines(problem: BaseException) -> str:
+def bug_lines(problem: BaseException) -> list[str]:
     """An unexpected exception for a terminal: its types and places, never its text, which may contain a secret."""
-    return "\n".join([*_places(problem), f"exclave: {BUG}", f"  to do: {BUG_HINT}"])
+    return [*_places(problem), f"exclave: {BUG}", f"  to do: {BUG_HINT}"]
 
 
 def bug_object() -> dict[str, Any]:

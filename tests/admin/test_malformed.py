@@ -5,21 +5,25 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from exclave.admin.check.rows import group_rows, member_rows
+from exclave.admin.check.rows import group_rows, member_rows, report_text
 from exclave.admin.check.snapshot import ClusterSnapshot
 from exclave.admin.check.verbs import _checked, _groups
 from exclave.admin.group.checks import group_warnings
+from exclave.admin.group.verbs import TITLES as GROUP_TITLES
 from exclave.admin.group.verbs import broken_lines, group_row
 from exclave.admin.install.uninstall import _release_all, _release_workloads
+from exclave.admin.member.rows import TITLES as MEMBER_TITLES
 from exclave.admin.member.rows import member_lines, member_row
 from exclave.admin.rotation.verbs import MeshTrust, _published_trust, advice, gates, rotation_row
 from exclave.admin.session import Session
+from exclave.admin.tables import describe_text, table
 from exclave.api.group import GroupSpec, Port
 from exclave.api.member import Condition, make_condition
 from exclave.api.names import FINALIZER, PORTS_FINALIZER
 from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, MEMBERS, SERVICES, WORKLOAD_GROUPS, Object, Resource
 from exclave.api.settings import render_settings
 from exclave.errors import ApiRefusal
+from exclave.kit.formats.visible_text import is_visible
 from support.malformed import damaged
 from support.mesh import make_settings
 from support.store import external_workload, group, member
@@ -60,6 +64,37 @@ def test_a_member_is_shown_whatever_its_shape(found: Object, workload: Object) -
     assert member_row(found, NOW)[:2] == ["shop", "web-k7q2x-1"]
     assert member_lines(found, workload, [], NOW)[0] == ("Name", "web-k7q2x-1")
     assert len(member_rows([found, MEMBER])) == 2
+
+
+TYPES = ("Admitted", "Live", "Accepted", "Ready", "True", "False")
+FORGED = "x\nweb-k7q2x-2   True\x1b[1A\t\u202e"
+
+
+def forge(tree: Any) -> Any:
+    """The same tree, with more after each of its texts, but for the type and status of conditions."""
+    if isinstance(tree, dict):
+        return {
+            key: value if key in ("type", "status") and value in TYPES else forge(value) for key, value in tree.items()
+        }
+    if isinstance(tree, list):
+        return [forge(value) for value in tree]
+    return tree + FORGED if isinstance(tree, str) else tree
+
+
+def test_no_text_of_an_object_forges_a_row_or_an_escape() -> None:
+    found, workload, one = forge(MEMBER), forge(WORKLOAD), forge(GROUP)
+    event = forge({"type": "Normal", "reason": "Admitted", "note": "x", "eventTime": "2026-01-01T00:00:00Z"})
+    described = describe_text(member_lines(found, workload, [event], NOW)).split("\n")
+    assert len(described) == len(describe_text(member_lines(MEMBER, WORKLOAD, [event], NOW)).split("\n"))
+    listed = table(MEMBER_TITLES, [member_row(found, NOW)]).split("\n")
+    grouped = table(GROUP_TITLES, [group_row(one, [found], NOW)]).split("\n")
+    broken = describe_text(broken_lines(one, FORGED)).split("\n")
+    report = report_text([*member_rows([found]), *group_rows([one], [FORGED])]).split("\n")
+    assert (len(listed), len(grouped), len(broken)) == (2, 2, 6)
+    assert len(report) == len(report_text([*member_rows([MEMBER]), *group_rows([GROUP], ["front"])]).split("\n"))
+    shown = [*described, *listed, *grouped, *broken, *report]
+    assert all(map(is_visible, shown))
+    assert not any(line.lstrip().startswith("web-k7q2x-2") for line in shown)
 
 
 @given(damaged(MEMBER))

@@ -19,6 +19,7 @@ from exclave.admin.tables import (
 from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS
 from exclave.errors import ExclaveError
 from exclave.kit.formats.times import epoch
+from exclave.kit.formats.visible_text import is_visible, join_lines, visible
 
 OBJECTS = [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}} for name in ("web", "db-backup")]
 LISTING = Listing(SERVICE_ACCOUNTS, OBJECTS, ("NAME", "AGE"), [("web", "5m"), ("db-backup", "")])
@@ -28,6 +29,32 @@ def test_columns_are_aligned_and_an_empty_cell_is_marked() -> None:
     assert table(("NAME", "AGE"), [("web", "5m"), ("db-backup", "")]) == (
         "NAME        AGE\nweb         5m\ndb-backup   <none>"
     )
+
+
+FORGED = "ok\nweb-k7q2x-2   True\x1b[1A\u202e"
+SHOWN = r"ok\nweb-k7q2x-2 \x20\x20True\x1b[1A\u202e"
+
+
+def test_a_cell_forges_no_row_no_column_and_no_escape() -> None:
+    assert table(("NAME", "NOTE", "AGE"), [("web", FORGED, "5m")]) == (
+        f"NAME   {'NOTE':<{len(SHOWN)}}   AGE\nweb    {SHOWN}   5m"
+    )
+
+
+def test_a_description_shows_tables_below_their_label_and_other_texts_on_one_line() -> None:
+    inner = table(("TYPE", "MESSAGE"), [("Ready", FORGED)])
+    lines = describe_text([("Note", FORGED), ("Conditions", inner)]).split("\n")
+    assert lines == [f"Note: {SHOWN}", "Conditions:", "  TYPE    MESSAGE", f"  Ready   {SHOWN}"]
+
+
+@pytest.mark.parametrize("text", [FORGED, "\x85\x9b2J", "\u2066\u200b", "\ufe00\u3164", "é\tß"])
+def test_yaml_and_json_escape_by_their_own_rules(text: str) -> None:
+    found = Listing(MEMBERS, [{"metadata": {"name": text}}], single=True)
+    for form, read in (("yaml", yaml.safe_load), ("json", json.loads)):
+        shown = render(found, form)
+        assert read(shown) == found.objects[0]
+        assert all(map(is_visible, shown.split("\n")))
+    assert render(found, "name") == visible(f"member.exclave.dev/{text}")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +105,7 @@ def test_yaml_without_its_library_is_an_error(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_label_is_before_its_text_and_above_a_table() -> None:
-    assert describe_text([("Name", "web"), ("Address", ""), ("Tokens", "ID\nk7q2x")]) == (
+    assert describe_text([("Name", "web"), ("Address", ""), ("Tokens", join_lines(["ID", "k7q2x"]))]) == (
         "Name:    web\nAddress: <none>\nTokens:\n  ID\n  k7q2x"
     )
 

@@ -21,6 +21,7 @@ BLOCKING = {
     "exclave.identity.storage": "small files written whole, and the making of a key",
     "exclave.kit.host.files": "files with fsync, where a thread would let a crash fall between two steps; locks",
     "exclave.kit.host.exit_code": "the end of a command, outside of trio: prints its failure",
+    "exclave.kit.host.output": "prints for a person or a script, outside of trio",
     "exclave.kit.host.packages": "finds Python packages before any of them is imported",
     "exclave.kit.systemd.journal": "one datagram to a local socket, which never waits",
     "exclave.kit.systemd.sd_notify": "one datagram to a local socket, which never waits",
@@ -35,6 +36,21 @@ BLOCKING = {
     "exclave.cli.token_source": "reads the join token from where it was given, before trio runs",
 }
 """Modules without `async def` that touch the world all the same."""
+
+OUTPUT = {
+    "exclave.kit.host.output": "the door for what commands print",
+    "exclave.kit.systemd.journal": "the door for logs: its formatter makes each message one visible line",
+}
+"""Modules that write to standard output or standard error."""
+
+COMPOSES_TEXT = {
+    "exclave.kit.formats.visible_text": "makes text visible",
+    "exclave.admin.tables": "lays out cells that are visible, and prints JSON and YAML, which escape by themselves",
+    "exclave.admin.token.verbs": "prints JSON, which escapes by itself",
+    "exclave.admin.main": "prints a script for a shell, which this program makes of its own words",
+    "exclave.cli.status_text": "adds colour and wraps text that is visible",
+}
+"""Modules that lay out text of several lines, or with escapes of their own, from visible texts."""
 
 LAYERS = (
     "errors", "kit", "ending", "milestones", "api", "cluster", "config", "link", "dns", "redirect", "member",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from exclave.cli.status_text import exit_code, print_lines, status_lines
+from exclave.cli.status_text import INDENT, exit_code, print_lines, status_lines
 from exclave.daemon.status import EMPTY, build_status
 from exclave.member.state import State
 
@@ -149,6 +149,19 @@ def on_a_terminal(
         while piece := master.read(65536):
             shown += piece
     return shown.decode().replace("\r\n", "\n")
+
+
+FORGED = [("problem", "no\nstate:       ready\x1b[1A\u202e")]
+
+
+def test_what_servers_and_machines_report_forges_no_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    print_lines(FORGED)
+    assert capsys.readouterr().out == "problem:     " + r"no\nstate: \x20\x20\x20\x20\x20\x20ready\x1b[1A\u202e" + "\n"
+    shown = on_a_terminal(monkeypatch, FORGED, NO_COLOR="1")
+    assert all(line.startswith(("problem: ", " " * INDENT)) for line in shown.splitlines())
+    assert "\x1b" not in shown
 
 
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,6 +113,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
 class Terminal:
     """A terminal at which somebody types, once asked to; what the screen shows stands in `shown`."""
 
+    encoding = "utf-8"
+
     def __init__(self, typed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
         self._keyboard, self.line = pty.openpty()
         self.before = termios.tcgetattr(self.line)

@@ -22,7 +22,9 @@ from exclave.admin.rotation import verbs as rotation
 from exclave.admin.session import Session
 from exclave.admin.token import verbs as token
 from exclave.errors import UsageError
+from exclave.kit.formats.visible_text import VisibleText
 from exclave.kit.host.exit_code import run_command
+from exclave.kit.host.output import print_out
 
 SUBJECTS = (install, check, group, token, member, rotation, diagnostics, uninstall)
 
@@ -91,7 +93,7 @@ def _print_completion(_session: Session, options: argparse.Namespace) -> int:
         raise UsageError("completion needs the Python library shtab", hint) from None
     called = Path(sys.argv[0]).name
     program = called if called in NAMES else "kubectl-exclave"
-    print(shtab.complete(build_parser(program), shell=options.shell))
+    print_out(VisibleText(shtab.complete(build_parser(program), shell=options.shell)))
     return 0
 
 
@@ -121,7 +123,7 @@ def complete_for_kubectl() -> int:
     Source: SetupPluginCompletion in k8s.io/kubectl/pkg/cmd/plugin/plugin_completion.go.
     """
     found, directive = complete(build_parser(PROGRAM), sys.argv[1:])
-    print(*found, f":{directive}", sep="\n")
+    print_out(*found, f":{directive}")
     return 0
 
 

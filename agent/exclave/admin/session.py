@@ -4,7 +4,6 @@ Only results go to standard output, for use in pipes; notes and warnings go to s
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,6 +12,7 @@ from exclave.admin.objects import Change
 from exclave.admin.tables import Listing, render
 from exclave.api.requests import Object, Resource
 from exclave.errors import UsageError
+from exclave.kit.host.output import print_err, print_out
 
 WAIT = 60.0  # seconds to wait for the controller
 
@@ -46,18 +46,17 @@ class Session:
 
     def note(self, *lines: str) -> None:
         """Print notes to standard error."""
-        print(*lines, sep="\n", file=sys.stderr)
+        print_err(*lines)
 
     def warn(self, warnings: Sequence[str]) -> None:
         """Print warnings to standard error."""
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+        print_err(*(f"warning: {warning}" for warning in warnings))
 
     def show(self, listing: Listing, form: str | None, nothing: str) -> None:
         """Print a listing; for an empty table, print the note `nothing`."""
         text = render(listing, form)
         if text:
-            print(text)
+            print_out(text)
         elif form in (None, "wide"):
             self.note(nothing)
 
@@ -97,7 +96,7 @@ class Session:
     def delete(self, resource: Resource, namespace: str | None, name: str) -> None:
         """Delete an object, and print its name if it existed."""
         if self.kubectl.delete(resource, namespace, name):
-            print(f"{resource.kind} {name}{f' in {namespace}' if namespace else ''} deleted")
+            print_out(f"{resource.kind} {name}{f' in {namespace}' if namespace else ''} deleted")
 
     def apply(self, change: Change) -> Change:
         """Apply a change. Raises UsageError if the existing object blocks it."""

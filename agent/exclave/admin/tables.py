@@ -8,13 +8,15 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from typing import Any
 
 from exclave.api.requests import Object, Resource
 from exclave.errors import UsageError
 from exclave.kit.formats.times import epoch
+from exclave.kit.formats.visible_text import WIDTH_OF_GAP, VisibleText, is_visible, join_lines, visible
 
 OUTPUT_FORMATS = ("json", "yaml", "name", "wide")
-GAP = "   "
+GAP = " " * WIDTH_OF_GAP
 
 
 @dataclass(frozen=True)
@@ -32,30 +34,40 @@ class Listing:
         return replace(self, titles=self.titles[1:], rows=[row[1:] for row in self.rows])
 
 
-def render(listing: Listing, form: str | None) -> str:
+def render(listing: Listing, form: str | None) -> VisibleText:
     """A listing as text, without a final newline; "" for an empty table."""
     if form == "json":
-        return json.dumps(_whole(listing), indent=4)
+        return VisibleText(json.dumps(_whole(listing), indent=4))
     if form == "yaml":
         return yaml_text(_whole(listing))
     if form == "name":
-        return "\n".join(object_name(listing.resource, found) for found in listing.objects)
+        return join_lines(object_name(listing.resource, found) for found in listing.objects)
     return table(listing.titles, listing.rows)
 
 
-def yaml_text(tree: object) -> str:
-    """A JSON tree as YAML. Raises ExclaveError without PyYAML, which only the admin's extra installs."""
+def yaml_text(tree: object) -> VisibleText:
+    """A JSON tree as YAML, in ASCII if it has an invisible character, which YAML then escapes.
+
+    Raises ExclaveError without PyYAML, which only the admin's extra installs.
+    """
     try:
         import yaml
     except ImportError:
         hint = "install it: pip install 'exclave[admin]'; or use -o json"
         raise UsageError("YAML needs the Python library PyYAML", hint) from None
-    return str(yaml.safe_dump(tree, sort_keys=False, default_flow_style=False, allow_unicode=True)).rstrip("\n")
+    text = _dump(yaml, tree, in_ascii=False)
+    if not all(map(is_visible, text.split("\n"))):
+        text = _dump(yaml, tree, in_ascii=True)
+    return VisibleText(text.rstrip("\n"))
 
 
-def yaml_file(objects: Iterable[Object]) -> str:
+def _dump(yaml: Any, tree: object, *, in_ascii: bool) -> str:
+    return str(yaml.safe_dump(tree, sort_keys=False, default_flow_style=False, allow_unicode=not in_ascii))
+
+
+def yaml_file(objects: Iterable[Object]) -> VisibleText:
     """Several objects as one file for `kubectl apply -f`."""
-    return "\n---\n".join(yaml_text(one) for one in objects)
+    return VisibleText("\n---\n".join(yaml_text(one) for one in objects))
 
 
 def object_name(resource: Resource, found: Object) -> str:
@@ -64,19 +76,19 @@ def object_name(resource: Resource, found: Object) -> str:
     return f"{kind}/{found['metadata']['name']}"
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> VisibleText:
     """Columns under titles, three spaces apart as in kubectl; "" without rows. An empty cell is `<none>`."""
     if not rows:
-        return ""
-    lines = [list(titles), *([cell or "<none>" for cell in row] for row in rows)]
+        return VisibleText()
+    lines = [list(titles), *([visible(cell) or "<none>" for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
-    return "\n".join(
-        GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    shown = (GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return VisibleText("\n".join(shown))
 
 
-def describe_text(lines: Sequence[tuple[str, str]]) -> str:
-    """Labels and texts as in `kubectl describe`; a text of several lines stands below its label."""
+def describe_text(pairs: Sequence[tuple[str, str]]) -> VisibleText:
+    """Labels and texts as in `kubectl describe`; a table, or other lines that we have made, stand below their label."""
+    lines = [(label, visible(text)) for label, text in pairs]
     width = max((len(label) for label, text in lines if "\n" not in text), default=0) + 1
     output = []
     for label, text in lines:
@@ -84,7 +96,7 @@ def describe_text(lines: Sequence[tuple[str, str]]) -> str:
             output += [f"{label}:", *(f"  {line}" for line in text.split("\n"))]
         else:
             output.append(f"{label + ':':<{width}} {text or '<none>'}")
-    return "\n".join(output)
+    return VisibleText("\n".join(output))
 
 
 def few(names: Sequence[str]) -> str | None:

@@ -4,9 +4,7 @@ If an agent runs, the command only requests the work; otherwise it does the work
 Progress goes to standard error; with `--json`, one object goes to standard output at the end.
 """
 
-import json
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -29,6 +27,7 @@ from exclave.host_check.check import can_change_network, check_host
 from exclave.join.join import join
 from exclave.kit.formats.times import format_duration
 from exclave.kit.host.files import hold_lock, remove_folder
+from exclave.kit.host.output import failure_lines, print_err, print_json, print_out
 from exclave.kit.systemd.service_job import is_booted
 from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, adopt_join, load_membership, make_folder
 from exclave.proxy.process.units import check_proxy
@@ -83,8 +82,10 @@ def join_machine(
         else:
             record = _join_here(token, config, confirm)
     if confirm is not None:
-        _report(f"the rules are removed {format_duration(confirm)} after they are installed, unless you confirm them:")
-        _report("check with a new login that this machine is reachable, then: exclave confirm")
+        print_err(
+            f"the rules are removed {format_duration(confirm)} after they are installed, unless you confirm them:"
+        )
+        print_err("check with a new login that this machine is reachable, then: exclave confirm")
     result = {"joined": {"namespace": record.namespace, "group": record.group, "member": record.member}}
     outcome = _reach_ready(config.paths.runtime, timeout)
     _print_result({**result, "state": outcome.state, "reason": outcome.reason}, in_json=in_json)
@@ -103,7 +104,7 @@ def _join_here(token: str, config: Config, confirm: float | None) -> MembershipR
     try:
         if load_membership(config.paths.state) is None:  # else a request is not needed, or the join is refused
             _check(token, config)
-        return _run(partial(join, token, config, time.time, _report))
+        return _run(partial(join, token, config, time.time, print_err))
     except BaseException:
         if confirm is not None and load_membership(config.paths.state) is None:
             forget_unconfirmed(config.paths.state)
@@ -119,16 +120,16 @@ def _join_beside(
     if record is None:
         _check(token, config)
         beside = replace(config, paths=replace(config.paths, state=spare))
-        record = _run(partial(join, token, beside, time.time, _report))
+        record = _run(partial(join, token, beside, time.time, print_err))
         assert record is not None
     if former is not None:
-        _report(f"leaving the former membership {former.namespace}/{former.member}")
+        print_err(f"leaving the former membership {former.namespace}/{former.member}")
         remains = _ask_to_leave(config.paths.runtime)
         if remains is None:
             remains = _leave_without_agent(config)
         same = (record.namespace, record.member) == (former.namespace, former.member)
         for what in () if same else remains:
-            _report(f"remains in the former cluster: {what}")
+            print_err(f"remains in the former cluster: {what}")
     if confirm is not None:
         store_unconfirmed(config.paths.state, Unconfirmed(confirm))
     adopt_join(spare, config.paths.state)
@@ -145,7 +146,7 @@ async def _check_machine(config: Config) -> None:
     # exclave-join.service has no capabilities, and the agent has checked the host when it started.
     if can_change_network() or not _is_agent_running(config.paths.runtime):
         for warning in await check_host(config.proxy.binary):
-            _report(f"warning: {warning}")
+            print_err(f"warning: {warning}")
     await check_proxy(config.proxy, config.paths.runtime)
 
 
@@ -163,7 +164,7 @@ def _reach_ready(runtime: Path, timeout: float | None) -> Outcome:
     state, waiting = _notify_agent(runtime, deadline if timeout is not None else None)
     if state is None:
         if not _start_unit():
-            _report(f"{NO_AGENT}; start it: exclave run")
+            print_err(f"{NO_AGENT}; start it: exclave run")
             return Outcome(None, NO_AGENT, is_done=True)
         if timeout is not None:
             state, waiting = _notify_agent_when_up(runtime, deadline)
@@ -171,16 +172,16 @@ def _reach_ready(runtime: Path, timeout: float | None) -> Outcome:
         return Outcome(state, None, is_done=True)
     if state is None:
         reason = f"the agent of {UNIT} does not answer"
-        _report(f"{reason}; see why: systemctl status {UNIT}")
+        print_err(f"{reason}; see why: systemctl status {UNIT}")
         return Outcome(None, reason, is_done=False)
     if state == "ready":
         return Outcome(state, None, is_done=True)
     if (failed := _failed_probes(runtime)) is not None:
-        _report(f"joined, but pods send no traffic here yet: {failed}")
-        _report("start the application; exclave status ends with 0 when this machine is ready")
+        print_err(f"joined, but pods send no traffic here yet: {failed}")
+        print_err("start the application; exclave status ends with 0 when this machine is ready")
         return Outcome(state, failed, is_done=True)
     reason = f"waiting for {waiting}" if waiting else f"this machine is {state}"
-    _report(f"joined, but not ready: {reason}; see why: exclave status")
+    print_err(f"joined, but not ready: {reason}; see why: exclave status")
     return Outcome(state, reason, is_done=False)
 
 
@@ -199,10 +200,10 @@ def _notify_agent(runtime: Path, deadline: float | None) -> tuple[str | None, st
             if deadline is None:
                 return state, ""
             if started and state != before:
-                _report(f"agent: {state}")
+                print_err(f"agent: {state}")
             former, waiting = waiting, next(iter(line.get("waiting") or ()), "")
             if started and waiting and waiting != former:
-                _report(f"waiting for {waiting}")
+                print_err(f"waiting for {waiting}")
             is_over = state == "ready" or (started and state in ("unjoined", "evicted"))
             if is_over or time.monotonic() >= deadline:
                 return state, waiting
@@ -236,9 +237,9 @@ def _start_unit() -> bool:
     """Start the agent's unit, if this system has systemd and the unit."""
     if not is_booted() or _systemctl("cat") != 0:
         return False
-    _report(f"starting {UNIT}")
+    print_err(f"starting {UNIT}")
     if _systemctl("is-enabled", "--quiet") != 0:
-        _report(f"{UNIT} does not start at boot; to change that: systemctl enable {UNIT}")
+        print_err(f"{UNIT} does not start at boot; to change that: systemctl enable {UNIT}")
     return _systemctl("start", "--no-block") == 0
 
 
@@ -250,7 +251,7 @@ def _systemctl(verb: str, *options: str) -> int:
     """The exit status of a systemctl command for the agent's unit."""
     done = subprocess.run(["systemctl", verb, *options, UNIT], capture_output=True, text=True, check=False)
     if done.returncode != 0 and verb == "start":
-        _report(done.stderr.strip())
+        print_err(*done.stderr.strip().splitlines())
     return done.returncode
 
 
@@ -262,14 +263,14 @@ def leave_machine(config: Config, *, in_json: bool) -> int:
         with hold_join_lock(config.paths.runtime):
             record, remains, unremoved = _leave(config)
     if record is None and not remains:
-        _report("this machine is not a member")
+        print_err("this machine is not a member")
     elif record is not None:
-        _report(f"left {record.namespace}/{record.member}")
+        print_err(f"left {record.namespace}/{record.member}")
     for what in remains:
         kind, _, name = what.partition(" ")
         namespace, _, name = name.partition("/")
         removal = f"kubectl -n {namespace} delete {kind.lower()} {name}"
-        _report(f"remains in the cluster: {what}; an admin removes it: {removal}")
+        print_err(f"remains in the cluster: {what}; an admin removes it: {removal}")
     if unremoved is not None:
         raise unremoved
     return _print_result({"left": record is not None, "remains": remains}, in_json=in_json)
@@ -280,11 +281,11 @@ def preview_leaving(config: Config, *, in_json: bool) -> int:
     preview = _run(partial(preview_leave, config.paths))
     lines = preview.lines()
     if in_json:
-        print(json.dumps({"dryRun": asdict(preview)}))
+        print_json({"dryRun": asdict(preview)})
     elif lines:
-        print("exclave leave would end or remove:", *(f"  {line}" for line in lines), sep="\n")
+        print_out("exclave leave would end or remove:", *(f"  {line}" for line in lines))
     else:
-        print("this machine is not a member, and there is nothing to remove")
+        print_out("this machine is not a member, and there is nothing to remove")
     return 0
 
 
@@ -308,7 +309,7 @@ def _ask_to_leave(runtime: Path) -> list[str] | None:
                 raise ExclaveError(fault, str(error.get("message")), str(error.get("hint")))
             if "remains" in line:
                 return [str(what) for what in line["remains"]]
-            _report("the agent is leaving")
+            print_err("the agent is leaving")
     except NoAgent:
         pass
     return None
@@ -326,7 +327,7 @@ def _leave_without_agent(config: Config) -> list[str]:
             # An agent may have crashed after it deleted its files, with rules still installed.
             _run(partial(clean_up, config))
             return []
-        _report("no agent runs; leaving without one")
+        print_err("no agent runs; leaving without one")
         return list(_run(partial(depart, record, config, time.time)))
 
 
@@ -338,7 +339,7 @@ def confirm_rules(config: Config, *, in_json: bool) -> int:
         confirmed = forget_unconfirmed(config.paths.state)
         if confirmed:
             _run(confirm_from_cold)
-    _report("confirmed: the rules are permanent" if confirmed else "there was nothing to confirm")
+    print_err("confirmed: the rules are permanent" if confirmed else "there was nothing to confirm")
     return _print_result({"confirmed": confirmed}, in_json=in_json)
 
 
@@ -363,7 +364,7 @@ def renew_certificate(config: Config, timeout: float, *, in_json: bool) -> int:
         return _report_failure(error["code"], error["word"], error["message"], error["hint"], in_json=in_json)
     if "renewed" not in last:
         raise NoAgent
-    _report(f"renewed: the new certificate ends at {last['renewed']['notAfter']}")
+    print_err(f"renewed: the new certificate ends at {last['renewed']['notAfter']}")
     return _print_result(last, in_json=in_json)
 
 
@@ -381,9 +382,9 @@ def _error_of(answer: dict[str, Any], inability: str) -> dict[str, Any]:
 
 def _report_failure(code: int, word: str, message: str, hint: str, *, in_json: bool) -> int:
     if in_json:
-        print(json.dumps(error_object(code, word, message, hint)))
+        print_json(error_object(code, word, message, hint))
     else:
-        _report(f"exclave: {message}\n  to do: {hint}")
+        print_err(*failure_lines(message, hint))
     return code
 
 
@@ -397,14 +398,14 @@ def clean_up_without_agent(config: Config, *, in_json: bool) -> int:
         except HostError as problem:
             if problem.fault is not Fault.DISK:  # a full or read-only disk: where we cannot lock, no agent can either
                 raise
-            _report(f"{problem.message}; cleaning up without the lock")
+            print_err(f"{problem.message}; cleaning up without the lock")
         else:
             (config.paths.runtime / CONTROL).unlink(missing_ok=True)  # left by an agent that was killed
         done = _run(partial(clean_up, config))
     for line in done:
-        _report(line)
+        print_err(line)
     if (config.paths.state / MEMBERSHIP).exists():
-        _report("this machine is still a member, and pods may still send traffic here: exclave run, or exclave leave")
+        print_err("this machine is still a member, and pods may still send traffic here: exclave run, or exclave leave")
     return _print_result({"done": done}, in_json=in_json)
 
 
@@ -416,7 +417,7 @@ def swap_proxy(runtime: Path, *, forced: bool, in_json: bool) -> int:
         last = line
         if (step := line.get("step")) is not None and step != reported:
             reported = step
-            _report(f"{step}{f' ({count} connections)' if (count := line.get('clients')) else ''}")
+            print_err(f"{step}{f' ({count} connections)' if (count := line.get('clients')) else ''}")
     if not last.keys() & {"swapped", "error"}:
         raise NoAgent
     if "error" in last:
@@ -424,19 +425,15 @@ def swap_proxy(runtime: Path, *, forced: bool, in_json: bool) -> int:
         return _report_failure(error["code"], error["word"], error["message"], error["hint"], in_json=in_json)
     done = last["swapped"]
     if not in_json:
-        _report(f"traffic moved from proxy {done['from']} to proxy {done['to']} in {done['seconds']:.1f} s")
+        print_err(f"traffic moved from proxy {done['from']} to proxy {done['to']} in {done['seconds']:.1f} s")
     return _print_result(last, in_json=in_json)
 
 
 def _print_result(result: dict[str, Any], *, in_json: bool) -> int:
     if in_json:
-        print(json.dumps(result))
+        print_json(result)
     return 0
 
 
 def _run(work: Callable[[], Awaitable[T]]) -> T:
     return trio.run(work, strict_exception_groups=True)
-
-
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import json
 import logging
 import os
 import sys
@@ -19,6 +18,7 @@ from exclave.errors import Fault, HostError, UsageError, error_object
 from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.formats.times import format_duration, parse_duration
 from exclave.kit.host.exit_code import run_command
+from exclave.kit.host.output import failure_lines, print_err, print_json, print_out
 from exclave.kit.host.packages import as_package_error, check_packages
 
 CONFIRM_HELP = (
@@ -280,7 +280,7 @@ def _status(options: argparse.Namespace) -> int:
     except NoAgent:
         return _report_no_agent(in_json=options.json)
     if options.json:
-        print(json.dumps(status, indent=2))
+        print_json(status, indent=2)
     else:
         print_lines(status_lines(status))
     return exit_code(status)
@@ -310,7 +310,7 @@ def _reload(options: argparse.Namespace) -> int:
     needs_ports = load_membership(config.paths.state) is not None
     checking = partial(check_host, config.proxy.binary, needs_ports=needs_ports)
     for warning in trio.run(checking, strict_exception_groups=True):
-        print(f"warning: {warning}", file=sys.stderr)
+        print_err(f"warning: {warning}")
     try:
         reloading = query_agent(runtime, "reload").get("reloading")
     except NoAgent:
@@ -319,9 +319,9 @@ def _reload(options: argparse.Namespace) -> int:
         hint = "wait until it has ended, then start it: systemctl start exclave"
         raise HostError(Fault.ANOTHER_AGENT, "the agent is ending and cannot reload", hint)
     if options.json:
-        print(json.dumps({"reloading": True}))
+        print_json({"reloading": True})
     else:
-        print("the agent starts again; traffic is not affected", file=sys.stderr)
+        print_err("the agent starts again; traffic is not affected")
     return 0
 
 
@@ -336,9 +336,9 @@ def _explain(options: argparse.Namespace) -> int:
     work = partial(explain, question, asker, runtime, with_trace=options.trace)
     explanations = trio.run(work, strict_exception_groups=True)
     if options.json:
-        print(json.dumps(explained_object(explanations), indent=2))
+        print_json(explained_object(explanations), indent=2)
     else:
-        print("\n".join(explained_lines(explanations)))
+        print_out(*explained_lines(explanations))
     return 0
 
 
@@ -347,9 +347,9 @@ def _report_no_agent(*, in_json: bool) -> int:
 
     text = ("no agent runs on this machine", "start it: systemctl start exclave; or exclave run")
     if in_json:
-        print(json.dumps(error_object(NO_AGENT, "no-agent", *text)))
+        print_json(error_object(NO_AGENT, "no-agent", *text))
     else:
-        print(f"exclave: {text[0]}\n  to do: {text[1]}", file=sys.stderr)
+        print_err(*failure_lines(*text))
     return NO_AGENT
 
 

@@ -6,10 +6,12 @@ Scripts query the status often, so this does without the library rich: its impor
 
 import os
 import shutil
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from exclave.kit.formats.visible_text import VisibleText, visible, with_head
+from exclave.kit.host.output import is_terminal, print_out
 
 NO_AGENT = 5  # the exit code of `exclave status` if no agent answers
 IDLE_HINT = "nothing on this machine is changed; to join a mesh: exclave join"
@@ -77,17 +79,17 @@ def _probe_line(probe: Mapping[str, Any]) -> str:
 def print_lines(lines: Sequence[tuple[str, str]]) -> None:
     """Print each label with its text."""
     for label, text in lines:
-        print(_for_terminal(label, text) if sys.stdout.isatty() else _head(label) + text)
+        print_out(_for_terminal(label, text) if is_terminal() else with_head(_head(label), text))
 
 
 def _head(label: str) -> str:
     return f"{label + ':':<{INDENT}}"
 
 
-def _for_terminal(label: str, text: str) -> str:
+def _for_terminal(label: str, text: str) -> VisibleText:
     width = max(shutil.get_terminal_size().columns - INDENT, 20)
-    wrapped = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    wrapped = textwrap.wrap(visible(text), width, break_long_words=False, break_on_hyphens=False) or [""]
     head = _head(label)
     if "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":  # https://no-color.org
         head = f"\x1b[{_STYLES.get(label, '2')}m{head}\x1b[0m"
-    return head + ("\n" + " " * INDENT).join(wrapped)
+    return VisibleText(head + ("\n" + " " * INDENT).join(wrapped))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exclave.errors import UsageError
+from exclave.kit.host.output import print_err, prompt
 
 CREDENTIAL = "exclave.join-token"  # name of the file in $CREDENTIALS_DIRECTORY (systemd.exec(5), LoadCredential)
 
@@ -30,7 +31,7 @@ _END, _ERASE = b"\r\n\x04", b"\x7f\x08"
 def read_token(argument: str | None, file: str | None, environment: Mapping[str, str]) -> str:
     """The token's text. Raises UsageError if the file cannot be read, or nothing comes on standard input."""
     if argument is not None:
-        print(WARNING, file=sys.stderr)
+        print_err(WARNING)
         return argument
     if file is not None and file != "-":
         return _read_file(Path(file))
@@ -51,7 +52,7 @@ def _read_standard_input() -> str:
     except OSError:  # no file, but text in memory
         return sys.stdin.read().strip()
     if not select.select([descriptor], [], [], QUIET)[0]:
-        print("waiting for the join token on standard input", file=sys.stderr, flush=True)
+        print_err("waiting for the join token on standard input")
         if not select.select([descriptor], [], [], STDIN_TIME)[0]:
             text = f"no join token came on standard input within {STDIN_TIME:.0f} s"
             raise UsageError(text, _NAME_FILE)
@@ -75,11 +76,11 @@ def _read_terminal(descriptor: int) -> str:
     termios.tcsetattr(descriptor, termios.TCSADRAIN, raw)
     try:
         # After tcsetattr: earlier input would be echoed and cut.
-        print("join token: ", end="", file=sys.stderr, flush=True)
+        prompt("join token: ")
         return _read_line(descriptor).decode("utf-8", "replace").strip()
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-        print(file=sys.stderr)
+        print_err("")
 
 
 def _read_line(descriptor: int) -> bytes:

@@ -4,9 +4,7 @@ For exclave-ready.service, which runs at boot: the agent may not have started ye
 the applications that would answer them may be ordered after it.
 """
 
-import json
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +15,7 @@ from exclave.config import Config
 from exclave.control.client import NoAgent, send_command
 from exclave.errors import error_object
 from exclave.kit.formats.times import format_duration
+from exclave.kit.host.output import failure_lines, print_err, print_json, print_out
 from exclave.member.record import load_join, load_membership
 
 JOIN_UNIT = "exclave-join.service"
@@ -39,9 +38,9 @@ def wait_redirected(config: Config, timeout: float, *, in_json: bool) -> int:
         last = _read_answers(config, min(left, ANSWER_TIMEOUT), deadline) or last
     is_member = _is_member(config.paths.state)
     if in_json:
-        print(json.dumps({"member": is_member, "redirected": is_member}))
+        print_json({"member": is_member, "redirected": is_member})
     else:
-        print("traffic of this machine goes through the mesh" if is_member else "this machine is not a member")
+        print_out("traffic of this machine goes through the mesh" if is_member else "this machine is not a member")
     return 0
 
 
@@ -97,7 +96,7 @@ def _report_late(is_member: bool, last: dict[str, Any] | None, timeout: float, *
         message = f"traffic does not go through the mesh after {format_duration(timeout)}: waiting for {waits[0]}"
         hint = "see what is missing: exclave status"
     if in_json:
-        print(json.dumps(error_object(code, word, message, hint)))
+        print_json(error_object(code, word, message, hint))
     else:
-        print(f"exclave: {message}\n  to do: {hint}", file=sys.stderr)
+        print_err(*failure_lines(message, hint))
     return code

@@ -35,6 +35,7 @@ from exclave.explain.sentences import Answer, compare_with_trace, describe
 from exclave.explain.trace import listen_for_events, open_attempt, open_tracing, read_events, send_first_packet
 from exclave.explain.verdict import HOOKS, Connection, Outcome, TableVerdict, evaluate
 from exclave.kit.formats.host_port import join_host_port, split_host_port
+from exclave.kit.formats.visible_text import VisibleText, visible, with_head
 from exclave.kit.host.accounts import LOOKUP_TIME, find_group, find_user, is_number
 from exclave.link.layout import dns_address
 
@@ -199,20 +200,20 @@ async def _connection(query: Query, address: str, caller: Caller, uid: int, gid:
     )
 
 
-def explained_lines(explanations: list[Explanation]) -> list[str]:
+def explained_lines(explanations: list[Explanation]) -> list[VisibleText]:
     """The lines that the command prints."""
-    lines = []
+    lines: list[VisibleText] = []
     for each in explanations:
         answer = each.answer
-        lines.append(answer.sentence)
+        lines.append(visible(answer.sentence))
         if answer.rule is not None:
-            lines.append(f"  rule:   {answer.rule}")
+            lines.append(with_head("  rule:   ", answer.rule))
         if answer.set_element is not None:
-            lines.append(f"  set:    {answer.set_element[0]} holds {answer.set_element[1]}")
+            lines.append(with_head("  set:    ", f"{answer.set_element[0]} holds {answer.set_element[1]}"))
         if each.trace is not None:
-            lines.append(f"  kernel: {_traced(each.trace)}")
-            lines += [f"          {step}" for step in each.trace.steps]
-        lines += [f"  note:   {note}" for note in each.notes]
+            lines.append(with_head("  kernel: ", _traced(each.trace)))
+            lines += [with_head(" " * 10, step) for step in each.trace.steps]
+        lines += [with_head("  note:   ", note) for note in each.notes]
     return lines
 
 

@@ -177,6 +177,15 @@ def test_the_short_report_has_only_failures() -> None:
     )
 
 
+def test_what_machines_and_servers_report_forges_no_check() -> None:
+    forged = "no\n√ every group is accepted\x1b[K"
+    assert report_text([Row("one", "error", forged, forged)]).split("\n")[2:5] == [
+        "× one",
+        r"    no\n√ every group is accepted\x1b[K",
+        r"    to do: no\n√ every group is accepted\x1b[K",
+    ]
+
+
 def test_the_report_is_linkerds_json_or_text() -> None:
     rows = [Row("one"), *guard_rows("it is missing")]
     assert linkerd_report(rows) == {

@@ -12,7 +12,7 @@ import pytest
 from exclave.kit.systemd import journal
 from exclave.kit.systemd.journal import (
     JournalHandler,
-    WithoutText,
+    SafeFormatter,
     encode_entry,
     is_journal_stream,
     make_handler,
@@ -122,7 +122,7 @@ def test_what_does_not_fit_goes_to_standard_error(opened: Journal, capsys: pytes
 def test_without_a_socket_lines_go_to_standard_error(opened: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     opened.path.unlink()
     opened.log.info("two\nlines")
-    assert capsys.readouterr().err == "<6>two\n<6>lines\n"
+    assert capsys.readouterr().err == "<6>two\\nlines\n"
 
 
 def test_a_journal_that_does_not_read_never_blocks_and_is_told_how_many_lines_are_lost(
@@ -153,7 +153,7 @@ def test_the_stream_is_the_one_that_systemd_names(tmp_path: Path) -> None:
 def test_elsewhere_a_line_has_its_time_and_an_exception_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     handler = make_handler({})
-    assert isinstance(handler.formatter, WithoutText)
+    assert isinstance(handler.formatter, SafeFormatter)
     record = logging.LogRecord("exclave.x", logging.INFO, "x.py", 1, "text", None, (ValueError, ValueError("s3"), None))
     line, *places = handler.format(record).splitlines()
     assert line.endswith(" INFO exclave.x: text")
@@ -161,6 +161,23 @@ def test_elsewhere_a_line_has_its_time_and_an_exception_no_text(monkeypatch: pyt
 
 
 def test_every_line_of_a_failure_has_the_priority() -> None:
-    assert (
-        mark("exclave: it is full\n  to do: free some space") == "<3>exclave: it is full\n<3>  to do: free some space"
-    )
+    lines = ["exclave: it is full", "  to do: free some space"]
+    assert mark(lines) == ["<3>exclave: it is full", "<3>  to do: free some space"]
+
+
+FORGED = "member x: \x1b[2Jgone\n2026-11-30 12:00:00 INFO exclave: all is well\u202e"
+SHOWN = r"member x: \x1b[2Jgone\n2026-11-30 12:00:00 INFO exclave: all is well\u202e"
+
+
+def test_a_message_that_quotes_others_is_one_visible_line(
+    opened: Journal, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened.log.warning("%s", FORGED)
+    assert opened.entry()["MESSAGE"] == SHOWN
+    opened.path.unlink()
+    opened.log.warning("%s", FORGED)
+    assert capsys.readouterr().err == f"<4>{SHOWN}\n"
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    record = logging.LogRecord("exclave.x", logging.INFO, "x.py", 1, "%s", (FORGED,), None)
+    (line,) = make_handler({}).format(record).splitlines()
+    assert line.endswith(f" INFO exclave.x: {SHOWN}")

@@ -98,6 +98,7 @@ def test_a_stop_asks_for_its_time_in_microseconds() -> None:
 
 def test_a_status_is_one_line_of_a_bounded_length() -> None:
     assert status("a\nb\nc") == "STATUS=a; b; c"
+    assert status("a\x1b[2J\rREADY=1\ud800") == r"STATUS=a\x1b[2J; READY=1\ud800"
     assert status("config.toml:\n  a: 7\n  b: 8") == "STATUS=config.toml: a: 7; b: 8"
     assert status("x" * MAX_STATUS) == "STATUS=" + "x" * MAX_STATUS
     assert status("x" * (MAX_STATUS + 1)) == "STATUS=" + "x" * (MAX_STATUS - 1) + "…"

@@ -16,6 +16,7 @@ from exclave.api.requests import Object
 from exclave.api.settings import LinkerdSettings
 from exclave.api.workload.opaque_ports import OpaqueMismatch
 from exclave.kit.formats.times import epoch, rfc3339
+from exclave.kit.formats.visible_text import VisibleText, join_lines, with_head
 
 OLDEST = (1, 30)  # the first Kubernetes release with stable admission policies
 
@@ -78,7 +79,7 @@ def linkerd_report(rows: Sequence[Row]) -> Object:
     return {"success": is_sound, "categories": [{"categoryName": "linkerd-exclave", "checks": checks}]}
 
 
-def report_text(rows: Sequence[Row], *, short: bool = False) -> str:
+def report_text(rows: Sequence[Row], *, short: bool = False) -> VisibleText:
     """The rows as `linkerd check` prints them; `short`: only those that failed."""
     # Source: linkerd2, pkg/healthcheck/healthcheck_output.go.
     marks = {"success": "√", "warning": "‼", "error": "×"}
@@ -87,10 +88,10 @@ def report_text(rows: Sequence[Row], *, short: bool = False) -> str:
         if short and one.result == "success":
             continue
         lines.append(f"{marks[one.result]} {one.title}")
-        lines += [f"    {text}" for text in (one.problem, one.hint and f"to do: {one.hint}") if text]
+        lines += [with_head("    ", text) for text in (one.problem, one.hint and f"to do: {one.hint}") if text]
     counts = {result: sum(one.result == result for one in rows) for result in ("error", "warning")}
-    lines.append(f"\n{len(rows)} checks, {counts['error']} errors, {counts['warning']} warnings")
-    return "\n".join(lines)
+    lines += ["", f"{len(rows)} checks, {counts['error']} errors, {counts['warning']} warnings"]
+    return join_lines(lines)
 
 
 def prerequisite_rows(version: str, *, linkerd: bool, external_workloads: bool, namespace: str) -> list[Row]:

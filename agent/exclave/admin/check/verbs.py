@@ -7,7 +7,6 @@ error. The options that `linkerd check` passes to extensions are accepted and ig
 
 import argparse
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -51,6 +50,7 @@ from exclave.api.names import ELECTION
 from exclave.api.requests import Object
 from exclave.api.workload.opaque_ports import opaque_mismatches
 from exclave.errors import ApiRefusal, ClusterError
+from exclave.kit.host.output import print_json, print_out
 
 NOT_SOUND = 3
 
@@ -82,16 +82,16 @@ def add_commands(subparsers: arguments.Subparsers) -> None:
 
 def _extension_metadata(_session: Session, _options: argparse.Namespace) -> int:
     """`linkerd check` calls this in every program named linkerd-… to learn whether to run its checks."""
-    print(json.dumps({"name": "linkerd-exclave", "checks": "always"}))
+    print_json({"name": "linkerd-exclave", "checks": "always"})
     return 0
 
 
 def _check(session: Session, options: argparse.Namespace) -> int:
     rows = list(_rows(session, options))
     if options.output == "json":
-        print(json.dumps(linkerd_report(rows), indent=2))
+        print_json(linkerd_report(rows), indent=2)
     else:
-        print(report_text(rows, short=options.output == "short"))
+        print_out(report_text(rows, short=options.output == "short"))
     return NOT_SOUND if any(one.result == "error" for one in rows) else 0
 
 

@@ -44,6 +44,7 @@ from exclave.api.names import ADMISSION_POLICY_NAMES, ADOPTED, GROUPS_LABEL, acc
 from exclave.api.requests import Object, Resource
 from exclave.errors import ApiRefusal, ExclaveError, UsageError
 from exclave.kit.formats.times import format_duration
+from exclave.kit.host.output import print_out
 
 TITLES = ("NAMESPACE", "NAME", "ACCOUNT", "PORTS", "NETWORKS", "LIVE", "ACCEPTED", "AGE")
 
@@ -118,7 +119,7 @@ def _create(session: Session, options: argparse.Namespace) -> int:
         if options.adopt:
             raise UsageError("--adopt reads the cluster, and --dry-run does not", f"annotate the group: {ADOPTED}")
         checked_spec(name, chosen)
-        print(yaml_file(one.body for one in group_objects(namespace, name, chosen, options.controller_namespace)))
+        print_out(yaml_file(one.body for one in group_objects(namespace, name, chosen, options.controller_namespace)))
         return 0
     linkerd = _linkerd_namespace(session, options)
     check_namespace(namespace, name, options.controller_namespace, linkerd)
@@ -133,7 +134,7 @@ def _create(session: Session, options: argparse.Namespace) -> int:
             manifest.body["metadata"]["annotations"] = {ADOPTED: adopted_text(foreign) or None}
         change = session.apply(plan_change(manifest, session.kubectl.get(*manifest.key)))
         if change.verb != "none" or manifest.resource is kinds.WORKLOAD_GROUPS:
-            print(change)
+            print_out(str(change))
     session.note(f"to let a machine join: kubectl exclave token create {name} -n {namespace}")
     return 0
 
@@ -235,11 +236,11 @@ def _describe(session: Session, options: argparse.Namespace) -> int:
     try:
         spec = parsed_spec(name, group.get("spec") or {})
     except ExclaveError as problem:  # an invalid group must be printed, too, so that it can be corrected
-        print(describe_text(broken_lines(group, problem.message)))
+        print_out(describe_text(broken_lines(group, problem.message)))
         return 0
     members = in_group(kubectl.list(kinds.MEMBERS, namespace), name)
     services = selecting(kubectl.list(kinds.SERVICES, namespace), labels_of(name, spec))
-    print(describe_text(group_lines(group, spec, members, _tokens(session, name), services, session.now())))
+    print_out(describe_text(group_lines(group, spec, members, _tokens(session, name), services, session.now())))
     return 0
 
 
@@ -278,7 +279,7 @@ def _left(session: Session, group: str) -> list[str]:
 
 def _remove(session: Session, resource: Resource, namespace: str, name: str) -> None:
     if session.kubectl.delete(resource, namespace, name):
-        print(f"{resource.kind.lower()} {name} in {namespace} deleted")
+        print_out(f"{resource.kind.lower()} {name} in {namespace} deleted")
 
 
 def _tokens(session: Session, group: str) -> list[TokenAccount]:

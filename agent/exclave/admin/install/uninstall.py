@@ -19,6 +19,7 @@ from exclave.api.names import CONTROLLER, DRAIN, FINALIZER, GROUP_FINALIZER, POR
 from exclave.api.requests import Object, Resource
 from exclave.api.workload.withdrawal import NOTICE, withdrawal
 from exclave.errors import ApiRefusal, UsageError
+from exclave.kit.host.output import print_out
 
 Key = tuple[Resource, str | None, str]
 """Kind, namespace, name."""
@@ -83,7 +84,7 @@ def _preview(session: Session, found: ClusterSnapshot, members: Objects) -> int:
         *_existing(session, [key for one in groups for key in _group_keys(one)]),
         *_existing(session, [key for key in _installation_keys(found.installation) if key not in first]),
     ):
-        print(f"{resource.kind} {name}{f' in {namespace}' if namespace else ''} would be deleted")
+        print_out(f"{resource.kind} {name}{f' in {namespace}' if namespace else ''} would be deleted")
     session.note(NOT_DELETED)
     if members:
         session.note(f"members would be stranded: {len(members)}; without --strand-members, uninstall refuses")

@@ -35,6 +35,7 @@ from exclave.api.names import CONTROLLER
 from exclave.api.requests import Resource
 from exclave.cluster.credential import read_token_times
 from exclave.errors import ApiRefusal, UsageError
+from exclave.kit.host.output import print_out
 
 CERT_MANAGERS = {
     "Issuer": Resource("cert-manager.io", "v1", "issuers", "Issuer"),
@@ -143,7 +144,7 @@ def _upgrade(session: Session, options: argparse.Namespace) -> int:
 def _apply_groups(session: Session, groups: list[Manifest], found: ClusterSnapshot) -> None:
     for change in pending_changes(groups, found.rights()):
         session.apply(change)
-        print(change)
+        print_out(str(change))
 
 
 def _upgrade_groups(
@@ -164,7 +165,7 @@ def _upgrade_groups(
             "set it as a value: helm upgrade RELEASE CHART --reuse-values --set KEY=VALUE",
         )
     if options.dry_run:
-        print(yaml_file(one.body for one in groups))
+        print_out(yaml_file(one.body for one in groups))
         return 0
     _apply_groups(session, groups, found)
     session.note("Helm manages all but the groups: run helm upgrade, too", "check it: kubectl exclave check")
@@ -174,7 +175,7 @@ def _upgrade_groups(
 def _print(session: Session, choice: Installation, groups: list[Manifest]) -> None:
     """Print all objects but the Secret with the issuer's key."""
     objects = [*first_objects(), *later_objects(choice), *groups]
-    print(yaml_file(one.body for one in objects if one.resource != kinds.SECRETS))
+    print_out(yaml_file(one.body for one in objects if one.resource != kinds.SECRETS))
     if choice.key_pair is not None:
         session.note(
             f"not printed: Secret {ISSUER}, which holds the issuer's key; create it when the namespace exists: "
@@ -193,7 +194,7 @@ def _apply_installation(session: Session, choice: Installation) -> None:
     for batch in (policies, namespaces, [one for one in later if one not in policies and one not in namespaces]):
         _apply(session, batch)
     for one in (*first, *later):
-        print(f"{one.resource.kind} {one.name} applied")
+        print_out(f"{one.resource.kind} {one.name} applied")
     _measure_credential_life(session, choice)
 
 

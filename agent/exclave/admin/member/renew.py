@@ -15,6 +15,7 @@ from exclave.api.names import RENEW
 from exclave.api.requests import MEMBERS, Object
 from exclave.errors import ApiRefusal, UsageError
 from exclave.kit.formats.times import format_duration, parse_duration, rfc3339_micro
+from exclave.kit.host.output import print_out
 
 TIMEOUT = 90.0  # seconds: an attempt of an agent ends after 60 s, with its reason
 
@@ -49,9 +50,9 @@ def _renew(session: Session, options: argparse.Namespace) -> int:
     for member in members:  # one after another: the controller gets no more requests at a time than kubectl sends
         name = view_member(member).name
         if not _ask(session, name, request):
-            print(f"member {name} not renewed: it was deleted")
+            print_out(f"member {name} not renewed: it was deleted")
         elif not is_live(member):
-            print(f"member {name} not renewed: no heartbeat arrives; it renews when it is back")
+            print_out(f"member {name} not renewed: no heartbeat arrives; it renews when it is back")
         else:
             waiting.add(name)
     renewed = _follow(session, request, waiting, options.timeout)
@@ -90,12 +91,12 @@ def _follow(session: Session, request: str, waiting: set[str], timeout: float) -
             for name, answer in answers(session.kubectl.list(MEMBERS, session.namespace), waiting, request).items():
                 waiting.discard(name)
                 results.append(answer is not None and answer.result == "renewed")
-                print(f"member {name} {_outcome(answer)}", flush=True)
+                print_out(f"member {name} {_outcome(answer)}")
         return not waiting
 
     if not session.wait_until(is_done, "their answers", timeout):
         for name in sorted(waiting):
-            print(f"member {name} not renewed: no answer within {format_duration(timeout)}")
+            print_out(f"member {name} not renewed: no answer within {format_duration(timeout)}")
         session.note(
             "an agent or definitions (kubectl exclave upgrade) of an older version do not answer; on the machine, "
             "exclave status and exclave renew show more"

@@ -8,6 +8,7 @@ from exclave.api.member import READY, Condition, MemberView, condition_of, condi
 from exclave.api.names import CORDONED, parse_member_name
 from exclave.api.requests import Object
 from exclave.kit.formats.times import epoch
+from exclave.kit.formats.visible_text import join_lines
 
 TITLES = (
     "NAMESPACE", "NAME", "GROUP", "ADDRESS", "LIVE", "SERVING", "DATA-PATH", "CERTIFICATE-UNTIL", "AGENT", "AGE", "NOTE"
@@ -91,7 +92,7 @@ def member_lines(
         ("Data path", view.data_path),
         ("Loaded", ", ".join(loaded)),
         ("Certificate", certificate_words(view, now)),
-        ("Last issued", "\n".join(issued)),
+        ("Last issued", join_lines(issued)),
         ("Workload", workload_words(workload)),
         ("Conditions", condition_table(member)),
         ("Events", event_table(events, now)),

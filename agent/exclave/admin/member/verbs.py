@@ -13,6 +13,7 @@ from exclave.api.member import view_member
 from exclave.api.names import CORDONED, accounts_namespace, parse_member_name
 from exclave.api.requests import EVENTS, EXTERNAL_WORKLOADS, MEMBERS, SERVICE_ACCOUNTS, Object
 from exclave.errors import ApiRefusal, UsageError
+from exclave.kit.host.output import print_out
 
 
 def add_commands(subparsers: arguments.Subparsers) -> None:
@@ -52,7 +53,7 @@ def _describe(session: Session, options: argparse.Namespace) -> int:
     if not session.show_object(MEMBERS, member, options.output):
         workload = session.kubectl.get(EXTERNAL_WORKLOADS, session.namespace, options.name)
         events = _events(session, options.name, [one for one in (member, workload) if one is not None])
-        print(describe_text(member_lines(member, workload, events, session.now())))
+        print_out(describe_text(member_lines(member, workload, events, session.now())))
     return 0
 
 
@@ -94,7 +95,7 @@ def evict(session: Session, name: str) -> None:
     if member is None and not had_account:
         raise session.missing_error("member", name)
     kubectl.delete(MEMBERS, session.namespace, name)  # its finalizer lets the controller withdraw the ports
-    print(f"member {name} evicted")
+    print_out(f"member {name} evicted")
     ends = certificate_words(view_member(member), session.now()) if member is not None else "none yet"
     session.note(
         f"within about ten seconds the API server refuses its credential; its certificate: {ends}; the controller "
@@ -111,5 +112,5 @@ def _annotate(value: str | None, session: Session, options: argparse.Namespace) 
             if refusal.reason == "NotFound":
                 raise session.missing_error("member", name) from None
             raise
-        print(f"member {name} {'uncordoned' if value is None else 'cordoned'}")
+        print_out(f"member {name} {'uncordoned' if value is None else 'cordoned'}")
     return 0

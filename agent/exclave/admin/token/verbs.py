@@ -39,6 +39,8 @@ from exclave.api.requests import MEMBERS, NAMESPACES, SERVICE_ACCOUNTS, WORKLOAD
 from exclave.cluster.credential import read_token_times
 from exclave.errors import ApiRefusal, ClusterError, Fault, UsageError
 from exclave.kit.formats.times import epoch, format_duration, parse_duration, rfc3339
+from exclave.kit.formats.visible_text import VisibleText
+from exclave.kit.host.output import print_out
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 ID_LENGTH = 5
@@ -149,10 +151,10 @@ def _create(session: Session, options: argparse.Namespace) -> int:
     result: Object = {"token": line, "id": account.id, "account": account.name, "group": group}
     result |= {"namespace": session.namespace, "uses": options.uses, "expires": rfc3339(expires)}
     if options.output == "name":
-        print(object_name(SERVICE_ACCOUNTS, manifest.body))
+        print_out(object_name(SERVICE_ACCOUNTS, manifest.body))
         session.note("-o name does not print the line, and it cannot be printed later; -o json prints both")
     else:
-        print(_in_form(result, options.output))
+        print_out(_in_form(result, options.output))
         session.note(*token_notes(group, session.namespace, options.member, options.uses, expires, now))
     for note in _cap_notes(session, options.controller_namespace):
         session.note(note)
@@ -162,7 +164,7 @@ def _create(session: Session, options: argparse.Namespace) -> int:
 
 def _in_form(result: Object, form: str | None) -> str:
     if form == "json":
-        return json.dumps(result, indent=4)
+        return VisibleText(json.dumps(result, indent=4))
     return yaml_text(result) if form == "yaml" else str(result["token"])
 
 
@@ -284,7 +286,7 @@ def _revoke(session: Session, options: argparse.Namespace) -> int:
     found = token_accounts(session.kubectl.list(SERVICE_ACCOUNTS, accounts))
     token = choose_token(found, options.id, session.namespace)
     session.kubectl.delete(SERVICE_ACCOUNTS, accounts, token.name)
-    print(f"token {token.id} of group {token.group} revoked")
+    print_out(f"token {token.id} of group {token.group} revoked")
     session.note(
         "within about ten seconds it is refused; machines that joined with it stay members: "
         f"kubectl exclave member list -n {session.namespace} --group {token.group}"

@@ -1,11 +1,10 @@
 """The end of a command: its exit code, and the report of its failure."""
 
-import json
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from exclave.errors import ExclaveError, Fault, bug_lines, bug_object, error_lines, error_object, find_error
+from exclave.errors import ExclaveError, Fault, bug_lines, bug_object, error_object, find_error
+from exclave.kit.host.output import drop_output, failure_lines, print_err, print_json
 from exclave.kit.host.packages import missing_package
 
 
@@ -19,8 +18,8 @@ def run_command(command: Callable[[], int], *, in_json: bool) -> int:
         return command()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has ended: without this, Python prints a second error at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        drop_output()
         return 141
     except (SystemExit, GeneratorExit):
         raise
@@ -35,10 +34,10 @@ def _report(problem: BaseException, *, in_json: bool) -> int:
     if error is None:
         _print(bug_lines(problem))
         if in_json:
-            print(json.dumps(bug_object()))
+            print_json(bug_object())
         return Fault.BUG.code
     if in_json:
-        print(json.dumps(error_object(error.fault.code, error.fault.word, error.message, error.hint)))
+        print_json(error_object(error.fault.code, error.fault.word, error.message, error.hint))
     else:
         print_error(error)
     return error.fault.code
@@ -46,13 +45,13 @@ def _report(problem: BaseException, *, in_json: bool) -> int:
 
 def print_error(error: ExclaveError) -> None:
     """Print a failure to standard error, for the journal as an error."""
-    _print(error_lines(error))
+    _print(failure_lines(error.message, error.hint))
 
 
-def _print(text: str) -> None:
+def _print(lines: Iterable[str]) -> None:
     if "JOURNAL_STREAM" in os.environ:  # imported only here: scripts run commands often
         from exclave.kit.systemd.journal import is_journal_stream, mark
 
         if is_journal_stream(2, os.environ):
-            text = mark(text)
-    print(text, file=sys.stderr)
+            lines = mark(lines)
+    print_err(*lines)

@@ -8,11 +8,12 @@ import logging
 import os
 import socket
 import struct
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from exclave.errors import bug_lines
+from exclave.kit.formats.visible_text import VisibleText, visible, with_head
+from exclave.kit.host.output import print_err
 
 SOCKET = Path("/run/systemd/journal/socket")
 
@@ -45,13 +46,21 @@ def is_journal_stream(descriptor: int, environment: Mapping[str, str]) -> bool:
     return environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
-class WithoutText(logging.Formatter):
-    """Adds an exception with its type and places, never with its text, which may contain a secret."""
+class SafeFormatter(logging.Formatter):
+    """A message is one line of visible text: it may quote a machine or a server, which must not forge an entry.
+
+    An exception has its type and places, never its text, which may contain a secret.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+        """The first line of an entry."""
+        record.message = visible(record.message)
+        return super().formatMessage(record)
 
     def formatException(self, ei: object) -> str:  # noqa: N802  logging's name
         """The lines of an exception."""
         problem = ei[1] if isinstance(ei, tuple) else None
-        return bug_lines(problem) if isinstance(problem, BaseException) else ""
+        return "\n".join(bug_lines(problem)) if isinstance(problem, BaseException) else ""
 
 
 class JournalHandler(logging.Handler):
@@ -62,7 +71,7 @@ class JournalHandler(logging.Handler):
         self._fields = fields
         self._lost = 0
         self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        self.setFormatter(WithoutText())
+        self.setFormatter(SafeFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record; to standard error if it is too long for the socket, or if the socket is not there."""
@@ -85,13 +94,13 @@ class JournalHandler(logging.Handler):
         except BlockingIOError:
             return False
         except OSError:
-            print(mark(message, f"<{priority_of(level)}>"), file=sys.stderr)
+            print_err(*mark(message.splitlines(), f"<{priority_of(level)}>"))
         return True
 
 
-def mark(text: str, prefix: str = ERROR_PREFIX) -> str:
-    """The text with a prefix on each line, which the journal reads as its priority."""
-    return "\n".join(prefix + line for line in text.splitlines())
+def mark(lines: Iterable[str], prefix: str = ERROR_PREFIX) -> list[VisibleText]:
+    """The lines with a prefix on each, which the journal reads as its priority."""
+    return [with_head(prefix, line) for line in lines]
 
 
 def make_handler(fields: Mapping[str, str]) -> logging.Handler:
@@ -99,5 +108,5 @@ def make_handler(fields: Mapping[str, str]) -> logging.Handler:
     if is_journal_stream(2, os.environ) and SOCKET.exists():
         return JournalHandler(fields)
     handler = logging.StreamHandler()
-    handler.setFormatter(WithoutText("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import inf
 
 from exclave.errors import BUG, find_error
+from exclave.kit.formats.visible_text import visible
 
 MAX_STATUS = 400  # characters of a status; `systemctl status` prints it on one line
 
@@ -59,7 +60,7 @@ def stopping(seconds: float) -> tuple[str, str]:
 
 def status(text: str) -> str:
     """The assignment that shows a text in `systemctl status`, on one line and cut to MAX_STATUS characters."""
-    line = "; ".join(line.strip() for line in text.splitlines()).replace(":; ", ": ")
+    line = visible("; ".join(line.strip() for line in text.splitlines()).replace(":; ", ": "))
     return f"STATUS={line if len(line) <= MAX_STATUS else line[: MAX_STATUS - 1] + '…'}"
 
 
