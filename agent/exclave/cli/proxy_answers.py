@@ -3,8 +3,6 @@
 The cluster cannot ask: the admin port listens on this machine only.
 """
 
-import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from exclave.config import Paths
 from exclave.control.client import NoAgent, query_agent
 from exclave.errors import Fault, HostError
 from exclave.kit.formats.x509 import CertificateFields, fields_of
+from exclave.kit.host.output import print_json, print_out
 from exclave.link.layout import ADMIN_PORT, INSTANCES, Instance, instance_address
 from exclave.member.record import load_settings
 from exclave.proxy.probe import TIMEOUT, fetch_metrics, open_admin_client, read_leaf
@@ -58,9 +57,9 @@ def print_metrics(paths: Paths, instance: Instance | None, *, in_json: bool) -> 
     work = partial(fetch_page, _candidates(paths.runtime, instance))
     answered, page = trio.run(work, strict_exception_groups=True)
     if in_json:
-        print(json.dumps({"instance": answered, "metrics": page}))
+        print_json({"instance": answered, "metrics": page})
     else:
-        sys.stdout.write(page)
+        print_out(*page.rstrip("\n").split("\n"))
     return 0
 
 
@@ -74,7 +73,7 @@ def print_identity(paths: Paths, instance: Instance | None, *, in_json: bool) ->
     work = partial(fetch_identity, _candidates(paths.runtime, instance), settings[0].server_name)
     answered, certificate = trio.run(work, strict_exception_groups=True)
     if in_json:
-        print(json.dumps({"instance": answered, "identity": certificate.as_json()}))
+        print_json({"instance": answered, "identity": certificate.as_json()})
     else:
         print_lines([("proxy", answered), *certificate.lines()])
     return 0

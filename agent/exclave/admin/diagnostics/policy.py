@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.requests import Object
+from exclave.kit.formats.visible_text import join_lines
 
 POLICY_GROUP = "policy.linkerd.io"
 INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
@@ -70,8 +71,8 @@ def port_lines(workload: Object, port: int, found: PolicyObjects, default: str) 
         ("Port", title),
         ("Server", f"{name}, protocol {spec.get('proxyProtocol') or 'unknown (detected)'}"),
         ("Others", f"{spec.get('accessPolicy') or 'deny'} (accessPolicy of the Server)"),
-        ("Clients", "\n".join(_clients(server, found)) or "nobody"),
-        ("Routes", "\n".join(_route_text(one, found) for one in routes) or "all paths"),
+        ("Clients", join_lines(_clients(server, found)) or "nobody"),
+        ("Routes", join_lines(_route_text(one, found) for one in routes) or "all paths"),
     ]
 
 

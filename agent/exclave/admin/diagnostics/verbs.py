@@ -17,7 +17,9 @@ from exclave.api.malformed import mappings_in
 from exclave.api.member import MemberView, view_member
 from exclave.api.requests import Object, Resource
 from exclave.errors import ApiRefusal, UsageError
+from exclave.kit.formats.visible_text import join_lines
 from exclave.kit.formats.x509 import fields_of, fingerprint, read_certificates
+from exclave.kit.host.output import print_out
 
 ON_MACHINE = "what its proxy serves now is shown on the machine: exclave proxy identity"
 
@@ -59,9 +61,9 @@ def _identity(session: Session, options: argparse.Namespace) -> int:
     shown = [identity_lines(view) for view in views]
     for number, (view, lines) in enumerate(zip(views, shown, strict=True)):
         if options.pem:
-            print(view.certificate.chain.strip() if view.certificate is not None else "")
+            print_out(*(view.certificate.chain.strip() if view.certificate is not None else "").split("\n"))
         else:
-            print("\n" * (number > 0) + describe_text(lines))
+            print_out(*[""] * (number > 0), describe_text(lines))
     session.note(ON_MACHINE)
     return 0
 
@@ -82,13 +84,13 @@ def identity_lines(view: MemberView) -> list[tuple[str, str]]:
     chain = [f"{one.subject.rfc4514_string()}  sha256 {fingerprint(one)}" for one in issuers]
     return [
         ("Member", view.name),
-        ("Names", "\n".join(found.names)),
+        ("Names", join_lines(found.names)),
         ("Subject", found.subject),
         ("Issuer", found.issuer),
         ("Serial", found.serial),
         ("Valid", f"from {found.not_before} until {found.not_after}"),
         ("SHA-256", found.sha256),
-        ("Chain", "\n".join(chain)),
+        ("Chain", join_lines(chain)),
     ]
 
 
@@ -103,7 +105,8 @@ def _policy(session: Session, options: argparse.Namespace) -> int:
         hint = f"name a port: kubectl exclave policy {options.name} PORT"
         raise UsageError(f"no port of member {options.name} is listed now", hint)
     found, default = _read_policies(session), _default_policy(session, options)
-    print("\n\n".join(describe_text(port_lines(workload, port, found, default)) for port in ports))
+    for number, port in enumerate(ports):
+        print_out(*[""] * (number > 0), describe_text(port_lines(workload, port, found, default)))
     session.note("by the objects in the cluster; Linkerd's policy controller was not asked")
     return 0
 
