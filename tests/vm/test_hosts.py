@@ -2,6 +2,7 @@
 
 import pytest
 
+from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT
 from exclave_sandbox.demo.membership import issue_token
 from vm.lab import Installed, open_lab, status_of
 from vm.machine import BootedMachine
@@ -56,6 +57,12 @@ BROKEN = {
     ),
 }
 
+LISTENER = "import socket, signal; taken = socket.create_server(('', {port})); signal.pause()"
+"""A program that has a port on every address. {port}: its number."""
+
+NEIGHBOUR = "cp /bin/sleep /root/spire-agent; systemd-run --quiet --unit=spire /root/spire-agent infinity"
+"""A program by the name of SPIRE's agent, which is one of another mesh."""
+
 
 async def show_broken(machine: BootedMachine, name: str) -> None:
     """Break the machine, start the unit, and repair the machine."""
@@ -89,9 +96,28 @@ async def test_a_machine_that_cannot_be_a_member_is_explained_and_starts_after_t
             done = await machine.run("exclave", "join", "--token-file", "-", stdin=token)
             assert (done.status, done.errors.splitlines()[0]) == (code, f"exclave: {message}")
             await machine.shell(repair)
-        # The token has one use, and still has it.
-        await machine.must("exclave", "join", "--token-file", "-", stdin=token)
+        for port in (INBOUND_PORT, OUTBOUND_PORT, ADMIN_PORT):
+            await join_beside_listener(machine, port, token)
+        # The token has one use, and still has it. An agent of SPIRE is in nobody's way.
+        await machine.shell(NEIGHBOUR)
+        done = await machine.run("exclave", "join", "--token-file", "-", stdin=token)
+        assert done.status == 0, done.errors
+        assert "a SPIRE agent runs here; exclave does not use it (process " in done.errors
         assert (await status_of(machine))["state"] == "ready"
+
+
+async def join_beside_listener(machine: BootedMachine, port: int, token: bytes) -> None:
+    """Try to join while another program has a port that the proxy needs, and end that program."""
+    listener = LISTENER.format(port=port)
+    await machine.must("systemd-run", "--quiet", "--unit=listener", "/usr/bin/python3", "-Ic", listener)
+    await machine.shell(f"until ss -Hltn 'sport = :{port}' | grep -q .; do sleep 0.1; done")
+    before = await machine.shell(SNAPSHOT)
+    done = await machine.run("exclave", "join", "--token-file", "-", stdin=token)
+    assert done.status == 34
+    assert done.errors.startswith(f"exclave: TCP port {port} is taken by python3 (process "), done.errors
+    assert await machine.shell(SNAPSHOT) == before
+    assert (await status_of(machine))["state"] == "unjoined"
+    await machine.must("systemctl", "stop", "listener")
 
 
 async def test_a_join_without_an_application_ends_with_0_and_the_reason(installed: Installed) -> None:
