@@ -22,6 +22,7 @@ class Joining(Enum):
 class Starting(Enum):
     """The start of an agent, until pods may send traffic."""
 
+    PRIVATE = "the private link's own rules are in the kernel"
     LINK = "the link is made"
     KEEPALIVE_WAITS = "the keepalive process waits at its gate"
     KEEPALIVE_RELEASED = "the keepalive process's gate is open"
@@ -68,6 +69,7 @@ class Withdrawing(Enum):
     KEEPALIVE_ENDED = "the keepalive process has ended"
     TABLE = "the rules are gone"
     LINK = "the link is gone"
+    PRIVATE = "the private link's own rules are gone"
 
 
 class Leaving(Enum):

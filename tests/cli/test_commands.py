@@ -375,6 +375,7 @@ def test_a_dry_run_of_a_leave_prints_what_would_go_and_asks_nobody(
         "exclave leave would end or remove:",
         "  Member shop/web-k7q2x-1, with its account, Lease and ExternalWorkload",
         "  table inet exclave",
+        "  table inet exclave-private",
         f"  file {vm.state}/membership.json",
     ]
     assert vm.run("leave", "--dry-run", "--json") == 0
@@ -441,4 +442,5 @@ def test_cleanup_reports_its_steps_and_the_membership_stays(
         "nft: hold",
         "nft: remove",
         "ip -json address show",
+        "nft: remove private",
     ] * 2

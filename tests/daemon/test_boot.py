@@ -24,7 +24,7 @@ from support.mesh import RECORD, SERVERS, make_settings, mesh
 
 GOLDEN = Path(__file__).parent / "golden" / "boot.txt"
 
-LOWER = ("member_cluster", "member", "identity", "workload_api", "link", "table", "keepalive")
+LOWER = ("member_cluster", "member", "identity", "workload_api", "private_table", "link", "table", "keepalive")
 ORDER = (*LOWER, "dns", "proxy", "data_path", "confirm", "steering", "redirect", "swap", "listing")
 
 

@@ -197,9 +197,13 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     async def remove_link() -> None:
         done.append("link")
 
+    async def remove_private_table() -> None:
+        done.append("private rules")
+
     monkeypatch.setattr(departure, "drain_table", drain_table)
     monkeypatch.setattr(departure, "remove_table", remove_table)
     monkeypatch.setattr(departure, "remove_link", remove_link)
+    monkeypatch.setattr(departure, "remove_private_table", remove_private_table)
     return done
 
 
@@ -215,7 +219,7 @@ async def test_a_cluster_that_is_away_delays_nothing_on_the_machine(
     (config.paths.state / "credential.json").write_text(render_credential(credential))
     assert await departure.depart(record, config, time.time) == ["Member shop/web-k7q2x-1"]
     assert "the ports were not withdrawn within 30 s: going on without the cluster" in caplog.messages
-    assert undone == ["held", "rules", "link"]
+    assert undone == ["held", "rules", "link", "private rules"]
     assert list(config.paths.state.iterdir()) == []
 
 
@@ -227,7 +231,7 @@ async def test_without_a_credential_everything_of_the_machine_s_own_goes(
     make_folder(state, 0o700)
     store_membership(state, RECORD)
     assert await departure.depart(RECORD, config, time.time) == ["Member shop/web-k7q2x-1"]
-    assert undone == ["held", "rules", "link"]
+    assert undone == ["held", "rules", "link", "private rules"]
     assert list(state.iterdir()) == []
     assert caplog.messages == [f"cannot read {state}/credential.json: No such file or directory"]
 
@@ -289,6 +293,7 @@ async def test_cleaning_up_ends_the_proxy_while_rules_hold_what_it_serves(trace:
         "proxy ended",
         "nft: remove",
         "ip -json address show",
+        "nft: remove private",
     ]
     assert list(runtime.iterdir()) == []
     assert await departure.clean_up(config) == ["rules removed", "link removed"]

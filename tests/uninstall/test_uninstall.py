@@ -66,7 +66,7 @@ def test_a_dry_run_of_a_leave_names_everything_and_changes_nothing(ways: dict[st
     pid = there["proxy"]["instances"][active]["pid"]
     assert preview["processes"][0] == f"{pid} (proxy {active})"
     assert [name.split()[1] for name in preview["processes"]] == ["(proxy", "(keepalive)"]
-    assert preview["tables"] == ["inet exclave", "inet exclave-guard"]
+    assert preview["tables"] == ["inet exclave", "inet exclave-guard", "inet exclave-private"]
     assert preview["links"] == ["exclave0"]
     # The leave that follows removes exactly these: only the agent's own files stay until it ends.
     assert {*there["files"]} - {*preview["files"]} == {

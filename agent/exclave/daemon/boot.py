@@ -32,6 +32,7 @@ from exclave.proxy.instance import Proxy, open_proxy
 from exclave.proxy.process.binary import find_proxy_user
 from exclave.redirect.keepalive import open_keepalive
 from exclave.redirect.kernel.nft import find_active, find_armed
+from exclave.redirect.private_table import open_private_table
 from exclave.redirect.reconciler import Redirect, open_redirect, open_table
 from exclave.swap.swap import open_swap
 from exclave.workload_api.server import open_workload_api
@@ -55,6 +56,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
                 paths.runtime / "workload.sock", identity.svid, partial(_anchors, member), frozenset({user.uid})
             )
         )
+        parts.private = await enter(open_private_table(user.uid, endings))  # before the link that it protects
         await enter(open_link(endings))
         await enter(open_table(endings))
         await enter(open_keepalive(paths.runtime, endings))

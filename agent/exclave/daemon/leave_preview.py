@@ -10,7 +10,7 @@ from exclave.config import Paths
 from exclave.confirm.confirm import FILE as UNCONFIRMED
 from exclave.identity.storage import NEXT_KEY, SVID
 from exclave.kit.host.gated import adopt_process
-from exclave.link.layout import INSTANCES, KEEPALIVE_TABLE, TABLE
+from exclave.link.layout import INSTANCES, KEEPALIVE_TABLE, PRIVATE_TABLE, TABLE
 from exclave.link.link import find_link
 from exclave.member.facts import BOOT
 from exclave.member.record import AGAIN, ANSWER, EVICTION, JOIN, MEMBERSHIP, SETTINGS, load_membership
@@ -22,6 +22,7 @@ from exclave.proxy.process.units import unit_files, unit_of
 from exclave.redirect.keepalive import FILE as KEEPALIVE
 from exclave.redirect.keepalive import find_keepalive
 from exclave.redirect.kernel.nft import observe_table
+from exclave.redirect.private_table import has_private_table
 from exclave.redirect.reconciler import FILE as RULES
 
 STATE_FILES = (
@@ -59,6 +60,8 @@ async def preview_leave(paths: Paths) -> LeavePreview:
     tables = [f"inet {TABLE}"] if (await observe_table()).installed else []
     if keepalive is not None:
         tables.append(f"inet {KEEPALIVE_TABLE}")
+    if await has_private_table():
+        tables.append(f"inet {PRIVATE_TABLE}")
     return LeavePreview(
         member=f"{record.namespace}/{record.member}" if record is not None else None,
         processes=tuple(processes),

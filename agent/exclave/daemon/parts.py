@@ -22,6 +22,7 @@ from exclave.member.client import MemberClient
 from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
 from exclave.member.state import Situation, Standing, State
 from exclave.proxy.instance import Proxy
+from exclave.redirect.private_table import PrivateTable
 from exclave.redirect.reconciler import Redirect
 from exclave.swap.swap import Swap
 from exclave.workload_api.server import WorkloadApi
@@ -40,6 +41,7 @@ class Parts:
     identity: Identity | None = None
     workload_api: WorkloadApi | None = None
     names: DnsStub | None = None
+    private: PrivateTable | None = None
     proxy: Proxy | None = None
     data_path: DataPathObserver | None = None
     confirming: Confirming | None = None
@@ -263,8 +265,9 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         else:
             hint = "check with a new login that this machine is reachable, then run: exclave confirm"
             yield Problem("confirm-awaited", found.text, hint)
-    if parts.redirect is not None and (error := parts.redirect.problem.value) is not None:
-        yield problem_of(error)
+    for part in (parts.private, parts.redirect):
+        if part is not None and (error := part.problem.value) is not None:
+            yield problem_of(error)
 
 
 def _problems_in_cluster(membership: MemberClient) -> Iterator[Problem]:

@@ -37,6 +37,7 @@ from exclave.proxy.process.systemd import may_have_units
 from exclave.proxy.process.units import remove_unit_files, stop_all
 from exclave.redirect.keepalive import remove_keepalive
 from exclave.redirect.kernel.nft import drain_table, remove_table
+from exclave.redirect.private_table import remove_private_table
 from exclave.redirect.reconciler import AppliedRecord
 
 log = logging.getLogger(__name__)
@@ -128,6 +129,7 @@ async def clean_up(config: Config) -> list[str]:
         if (pid := await remove_keepalive(runtime)) is not None:
             done.append(f"keepalive process {pid} ended")
     await remove_link()
+    await remove_private_table()
     done.append("link removed")
     with _noted(problems):  # files of an agent that was killed, for its proxies
         for name in ("resolv.conf", "workload.sock"):

@@ -16,7 +16,7 @@ from exclave.kit.formats.json_text import parse_json
 from exclave.kit.formats.nft_json import parse_items
 from exclave.kit.host.command import Finished, check_permitted, run_tool, without_json
 from exclave.kit.host.procfs import addresses_by_interface
-from exclave.link.layout import KEEPALIVE_TABLE, LINK, TABLE
+from exclave.link.layout import KEEPALIVE_TABLE, LINK, PRIVATE_TABLE, TABLE
 
 TRIES = 5  # attempts, since the table may be replaced between its two listings
 
@@ -29,7 +29,7 @@ class KernelTable:
     texts: Mapping[int, str]
 
 
-OUR_TABLES = (TABLE, KEEPALIVE_TABLE)  # the second one redirects nothing: it keeps open connections alive
+OUR_TABLES = (TABLE, KEEPALIVE_TABLE, PRIVATE_TABLE)  # only the first one redirects
 
 
 @dataclass(frozen=True)

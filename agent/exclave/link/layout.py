@@ -15,6 +15,7 @@ FAMILIES: tuple[Family, Family] = (4, 6)
 LINK = "exclave0"
 TABLE = "exclave"  # family inet
 KEEPALIVE_TABLE = "exclave-guard"  # family inet; TABLE has no owner, since it must outlive any process
+PRIVATE_TABLE = "exclave-private"  # family inet; it stands as long as the link, also while there are no other rules
 
 # The rules drop packets from outside to these networks.
 NETWORK4 = IPv4Network("169.254.77.0/29")

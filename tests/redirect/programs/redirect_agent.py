@@ -14,6 +14,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.kit.tasks.latest import Latest
 from exclave.link.link import open_link
 from exclave.redirect.keepalive import open_keepalive
+from exclave.redirect.private_table import open_private_table
 from exclave.redirect.reconciler import open_redirect, open_table
 from exclave.redirect.rules.policy import RedirectPolicy, Server  # noqa: F401  the policy's repr names both
 
@@ -33,7 +34,8 @@ async def read_word() -> str:
 
 async def main(runtime: Path, policy: RedirectPolicy) -> None:
     endings = EndingSwitch()
-    async with open_link(endings), open_table(endings), open_keepalive(runtime, endings):
+    private = open_private_table(policy.proxy_uid, endings)
+    async with private, open_link(endings), open_table(endings), open_keepalive(runtime, endings):
         async with open_redirect(Latest[RedirectPolicy | None](policy), runtime, endings):
             report(up=True)
             if (word := await read_word()) != "hand-over":
