@@ -21,7 +21,7 @@ from support.admin import KUBECTL
 
 from .chart_programs import BASE, CHART, Objects, kustomize_build, refusal, render, run_helm
 from .installation import Cluster, cluster_of
-from .kubernetes import Kubernetes
+from .kubernetes import AVAILABLE, Kubernetes
 
 KEEP = "helm.sh/resource-policy"
 KEPT_KINDS = {"CustomResourceDefinition", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
@@ -280,9 +280,11 @@ def test_helm_takes_over_what_the_command_installed(cluster: Cluster) -> None:
         remove(cluster)
 
 
+@pytest.mark.parametrize("own_kubernetes", AVAILABLE, indirect=True)
 def test_the_commands_in_the_notes_complete_an_installation(cluster: Cluster) -> None:
     made = cluster.furnish()
     cluster.issuer_files(made.issuer)
+    remove(cluster)  # the definitions, which a new server here has
     try:
         code, text = helm_in(cluster, "install", "exclave", CHART, "--create-namespace")
         assert code == 0, text
@@ -308,8 +310,26 @@ def run_kubectl(cluster: Cluster, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_helm_takes_over_what_kustomize_applied(cluster: Cluster) -> None:
+    cluster.furnish()
+    try:
+        run_kubectl(cluster, "apply", "--server-side", "-k", str(BASE / "base"))
+        right = "the controller's rights are as installed", "the admission policies are as installed"
+        rows = cluster.rows()
+        assert {title: rows[title] for title in right} == dict.fromkeys(right, ("success", "")), rows
+        words = ("upgrade", "--install", "exclave", CHART, "--take-ownership", "--namespace", "exclave")
+        done = run_helm(*words, kubeconfig=cluster.admin.kubeconfig)
+        assert done.returncode == 0, done.stderr
+        rows = cluster.rows()
+        assert {title: rows[title] for title in right} == dict.fromkeys(right, ("success", "")), rows
+    finally:
+        typed = cluster.admin.type("uninstall", "--strand-members")
+    assert typed.code == 0, typed.err
+
+
 def test_an_uninstalled_release_leaves_definitions_and_policies(cluster: Cluster) -> None:
     cluster.furnish()
+    remove(cluster)  # the definitions, which a new server here has
     try:
         code, text = helm_in(cluster, "install", "exclave", CHART, "--create-namespace")
         assert code == 0, text
@@ -325,6 +345,7 @@ def test_an_uninstalled_release_leaves_definitions_and_policies(cluster: Cluster
         remove(cluster)
 
 
+@pytest.mark.parametrize("own_kubernetes", AVAILABLE, indirect=True)
 def test_the_pod_is_admitted_where_restricted_is_enforced(cluster: Cluster) -> None:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     body = {"metadata": {"name": "charted-restricted", "labels": labels}}
