@@ -62,6 +62,7 @@ def test_codes_and_words_are_unique() -> None:
         (36, "package-missing"),
         (37, "other-mesh"),
         (38, "tool-hangs"),
+        (39, "download"),
         (40, "config-invalid"),
     ],
 )

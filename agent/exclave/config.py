@@ -187,6 +187,7 @@ class ProxyConfig:
     cores: int | None = _key(
         _whole, "2", "how many threads of the proxy carry traffic; default: as Linkerd sets it for pods", default=None
     )
+    store: Path = _key(_path, '"/var/lib/exclave-proxies"', "folder of the proxies that are installed")
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ class Fault(Enum):
     PACKAGE_MISSING = (36, "package-missing")
     OTHER_MESH = (37, "other-mesh")
     TOOL_HANGS = (38, "tool-hangs")
+    DOWNLOAD = (39, "download")
 
     CONFIG_INVALID = (40, "config-invalid")
 

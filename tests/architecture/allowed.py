@@ -32,6 +32,8 @@ BLOCKING = {
     "exclave_sandbox.pki": "makes the demo's and the tests' certificates",
     "exclave_sandbox.stage.flush": "a program of its own, which reads from the kernel until it has an answer",
     "exclave.cli.status_text": "prints for a person; the agent never imports it",
+    "exclave.cli.progress": "prints for a person who waits for a download",
+    "exclave.proxy_install.store": "a few small files and links, changed by a command outside of the agent",
     "exclave.cli.wait": "a command from outside of trio: a few words with the agent, and pauses",
     "exclave.cli.token_source": "reads the join token from where it was given, before trio runs",
 }
@@ -54,8 +56,8 @@ COMPOSES_TEXT = {
 
 LAYERS = (
     "errors", "kit", "ending", "milestones", "api", "cluster", "config", "link", "dns", "redirect", "member",
-    "identity", "workload_api", "join", "proxy", "data_path", "confirm", "swap", "listing", "control", "host_check",
-    "daemon", "explain", "controller", "admin", "cli", "__main__", "exclave_sandbox",
+    "identity", "workload_api", "join", "proxy", "proxy_install", "data_path", "confirm", "swap", "listing", "control",
+    "host_check", "daemon", "explain", "controller", "admin", "cli", "__main__", "exclave_sandbox",
 )  # fmt: skip
 """The rooms from the lowest to the highest. A module imports from its own room and from lower ones only."""
 
@@ -73,6 +75,7 @@ ROOTS = {
     "exclave_sandbox.stage.stage",
     "exclave.cli.main",
     "exclave.cli.commands",
+    "exclave.cli.proxy_commands",
     "exclave.cli.proxy_answers",
     "exclave.cli.wait",
     "exclave.daemon.leave_preview",
@@ -110,6 +113,7 @@ UNSUPERVISED = {
     "exclave.cluster.http: _run_to_end": "hands every failure to the caller of the request",
     "exclave.cluster.server_addresses: resolve_one": "inside of a join, which a person waits for",
     "exclave.daemon.teardown: _end_proxy": "inside of a teardown, which reports what it could not end",
+    "exclave.dns.server: _serve_connection": "inside of the transport, which is supervised",
     "exclave.confirm.confirm: confirmed": "a wait inside of a part that is supervised",
     "exclave.daemon.process: _cancel_when_ending": "a wait",
     "exclave.daemon.process: _report_phases": "inside of one client's answer",

@@ -171,6 +171,11 @@ def badly_configured(host: Host) -> int:
     return host.run("status")
 
 
+def install_from_nowhere(host: Host) -> int:
+    host.configure(f'[proxy]\nuser = "nobody"\nstore = "{host.folder}/proxies"\nbinary = "{host.folder}/proxy"')
+    return host.run("proxy", "install", "127.0.0.1:1/linkerd/proxy:v1")
+
+
 def listening_without_a_port(host: Host) -> int:
     (host.folder / "ca.crt").write_text(CA)
     access = ["--server", "https://10.0.0.1", "--ca-file", str(host.folder / "ca.crt")]
@@ -252,6 +257,9 @@ CASES: dict[str, Case] = {
     "[37 other-mesh] run where Linkerd's rules for pods are left": with_rules_of_linkerd,
     "[38 tool-hangs] cleanup while nft hangs": with_patch(
         "exclave.kit.host.command.run_command", hang, lambda host: host.run("cleanup")
+    ),
+    "[39 download] proxy install from a registry that is not there": with_patch(
+        "exclave.proxy_install.download.ATTEMPTS", 2, install_from_nowhere
     ),
     "[40 config-invalid] status with mistakes in config.toml": badly_configured,
 }

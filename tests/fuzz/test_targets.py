@@ -10,12 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
 from fuzz.agent import AGENT_TARGETS
+from fuzz.images import TARGETS as IMAGE_TARGETS
 from fuzz.inputs import giants, inputs
 from fuzz.own_files import OWN_FILES
 from fuzz.sandbox import SANDBOX_TARGETS
 from fuzz.target import Target
 
-TARGETS = (*AGENT_TARGETS, *OWN_FILES, *SANDBOX_TARGETS)
+TARGETS = (*AGENT_TARGETS, *IMAGE_TARGETS, *OWN_FILES, *SANDBOX_TARGETS)
 SECONDS = float(os.environ.get("EXCLAVE_FUZZ", "0"))
 """Seconds for each target; 0: a few inputs only."""
 

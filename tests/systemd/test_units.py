@@ -100,6 +100,7 @@ def test_a_join_is_tried_again_only_where_time_may_help() -> None:
         Fault.OCCUPIED,
         Fault.ANOTHER_AGENT,
         Fault.TOOL_HANGS,
+        Fault.DOWNLOAD,
     }
     assert set(map(int, codes.split())) == {fault.code for fault in set(Fault) - may_help}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from exclave import __version__
 from exclave.cli.config_text import help_text
-from exclave.config import DEFAULT_PATH, load_config, salvage_config
+from exclave.config import DEFAULT_PATH, Config, load_config, salvage_config
 from exclave.errors import Fault, HostError, UsageError, error_object
 from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.formats.times import format_duration, parse_duration
@@ -26,7 +26,6 @@ CONFIRM_HELP = (
     "only over the network. If the agent dies meanwhile, the kernel disables them 15s later"
 )
 
-PROXY_VERBS = ("swap", "metrics", "identity")
 
 PACKAGES_INTERVAL = 3.0  # seconds between two attempts to find packages that are missing
 
@@ -83,23 +82,61 @@ def _parser() -> argparse.ArgumentParser:
     explain = add("explain", _explain, "show what would happen to a new connection, and by which rule")
     _add_explain_options(explain)
     cleanup = add("cleanup", _cleanup, "remove rules, proxies and link while no agent runs; the membership stays")
-    proxy = add("proxy", _proxy, "move traffic to a new proxy, or show the metrics or the certificate of a proxy")
-    verbs = "swap: start another proxy, test it, move traffic to it; metrics: print the metrics that it serves; "
-    proxy.add_argument("verb", choices=PROXY_VERBS, help=f"{verbs}identity: show the certificate that it serves")
-    forced = "swap: also without Linkerd's policy controller; end at once a proxy that still drains"
-    proxy.add_argument("--force", action="store_true", help=forced)
-    which = "metrics, identity: of this instance; default: the one that the rules point to"
-    proxy.add_argument("--instance", choices=("a", "b"), help=which)
+    proxies = _add_proxy_commands(commands)
     controller = add("controller", _controller, "run the controller, in the cluster")
     _add_controller_options(controller)
     add("demo", _demo, "play the demo on this machine, in network namespaces")
     add("admin", _admin, "manage groups, join tokens and members through kubectl")
     default = f"default {DEFAULT_PATH}"
-    for command in (run, join, confirm, renew, leave, status, wait, reload, explain, cleanup, proxy):
+    for command in (run, join, confirm, renew, leave, status, wait, reload, explain, cleanup, *proxies):
         command.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=default)
-    for command in (join, confirm, renew, leave, status, wait, reload, explain, cleanup, proxy):
+    for command in (join, confirm, renew, leave, status, wait, reload, explain, cleanup, *proxies):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def _add_proxy_commands(commands: Any) -> list[argparse.ArgumentParser]:
+    """Add `proxy` with its commands, which are returned."""
+    summary = "the proxy: its versions, a swap to a new one, its metrics and its certificate"
+    verbs = commands.add_parser("proxy", help=summary, description=f"{summary.capitalize()}.").add_subparsers(
+        title="commands", required=True, metavar="COMMAND"
+    )
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = verbs.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        command.set_defaults(run=run)
+        return command
+
+    swap = add("swap", _swap, "start another proxy, test it, move traffic to it")
+    forced = "also without Linkerd's policy controller; end at once a proxy that still drains"
+    swap.add_argument("--force", action="store_true", help=forced)
+    metrics = add("metrics", partial(_show_proxy, "metrics"), "print the metrics that a proxy serves; needs no agent")
+    identity = add(
+        "identity", partial(_show_proxy, "identity"), "show the certificate that a proxy serves; needs no agent"
+    )
+    for command in (metrics, identity):
+        which = "of this instance; default: the one that the rules point to"
+        command.add_argument("--instance", choices=("a", "b"), help=which)
+    install = add("install", partial(_proxies, "install_proxy"), "download a proxy, test it here, and use it")
+    install.add_argument("image", nargs="?", metavar="IMAGE", help="such as cr.l5d.io/linkerd/proxy:TAG@sha256:DIGEST")
+    for option, kind, metavar, help_of_option in (
+        ("--mirror", str, "HOST[/PREFIX]", "a registry that has the image in place of the one in its name"),
+        ("--file", Path, "FILE", "the program itself, in place of an image"),
+        ("--url", str, "URL", "where the program itself can be downloaded; needs --sha256"),
+        ("--sha256", str, "HEX", "the program must have this digest"),
+        ("--ca-file", Path, "FILE", "PEM file with the CA of the registry; default: those of this machine"),
+        ("--auth-file", Path, "FILE", "passwords for registries, as docker login writes them"),
+    ):
+        install.add_argument(option, type=kind, metavar=metavar, help=help_of_option)
+    longest = "stop after this time; the next attempt continues; default: 15m"
+    install.add_argument("--timeout", type=parse_duration, default=900.0, metavar="TIME", help=longest)
+    install.add_argument("--no-use", action="store_true", help="do not use it yet")
+    listing = add("list", partial(_proxies, "list_proxies"), "list the installed proxies")
+    use = add("use", partial(_proxies, "use_proxy"), "use another installed proxy, also to go back")
+    remove = add("remove", partial(_proxies, "remove_proxy"), "remove an installed proxy that is not in use")
+    for command in (use, remove):
+        command.add_argument("name", metavar="NAME", help="its name or version, as exclave proxy list prints it")
+    return [swap, metrics, identity, install, listing, use, remove]
 
 
 def _add_explain_options(parser: argparse.ArgumentParser) -> None:
@@ -353,11 +390,16 @@ def _report_no_agent(*, in_json: bool) -> int:
     return NO_AGENT
 
 
-def _proxy(options: argparse.Namespace) -> int:
-    if options.verb != "swap":
-        return _show_proxy(options)
-    if options.instance is not None:
-        raise UsageError("--instance does not go with swap", "a swap starts the instance that does not run")
+def _proxies(function: str, options: argparse.Namespace) -> int:
+    _require_root("managing proxies")
+    check_packages()
+    from exclave.cli import proxy_commands
+
+    command: Callable[[argparse.Namespace, Config], int] = getattr(proxy_commands, function)
+    return command(options, load_config(options.config))
+
+
+def _swap(options: argparse.Namespace) -> int:
     _require_root("moving traffic")
     from exclave.cli.commands import swap_proxy
     from exclave.control.client import NoAgent
@@ -369,13 +411,11 @@ def _proxy(options: argparse.Namespace) -> int:
         return _report_no_agent(in_json=options.json)
 
 
-def _show_proxy(options: argparse.Namespace) -> int:
-    _require_root(f"showing the proxy's {options.verb}")
-    if options.force:
-        raise UsageError(f"--force does not go with {options.verb}", "it is for exclave proxy swap")
+def _show_proxy(what: str, options: argparse.Namespace) -> int:
+    _require_root(f"showing the proxy's {what}")
     from exclave.cli.proxy_answers import print_identity, print_metrics
 
-    show = print_metrics if options.verb == "metrics" else print_identity
+    show = print_metrics if what == "metrics" else print_identity
     return show(salvage_config(options.config).paths, options.instance, in_json=options.json)
 
 

@@ -41,6 +41,16 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def shows_notes() -> bool:
+    """True if standard error, where notes go, is a terminal."""
+    return sys.stderr.isatty()
+
+
+def redraw(text: str) -> None:
+    """Print a note over the one that was drawn before, on a terminal. `print_err` ends the line."""
+    print(f"\r{visible(text)}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def drop_output() -> None:
     """Let nothing more reach standard output: its reader has ended, and Python would report this at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
