@@ -39,7 +39,7 @@ def unpack_libraries(folder: Path, name: str, arch: str) -> None:
     cache = Path(os.environ.get("EXCLAVE_TOOLS", Path.home() / ".cache/exclave/tools"))
     with tempfile.TemporaryDirectory(prefix="exclave-wheels.") as temporary:
         arguments = ("--require-hashes", "--no-deps", "-r", str(PACKAGING / f"vendor/{name}.txt"))
-        for wheel in _download(arch, Path(temporary), *arguments, cache=cache / "pip"):
+        for wheel in download(arch, Path(temporary), *arguments, cache=cache / "pip"):
             _unpack(wheel, folder)
 
 
@@ -50,11 +50,13 @@ def _unpack(wheel: Path, folder: Path) -> None:
                 archive.extract(member, folder)
 
 
-def _download(arch: str, folder: Path, *arguments: str, cache: Path) -> list[Path]:
+def download(arch: str, folder: Path, *arguments: str, cache: Path, python: str = "3.12") -> list[Path]:
+    """Fetch wheels for a machine and a version of Python. Raises CannotFetch."""
     machine = MACHINES[arch]
     platforms = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC] + [f"manylinux2014_{machine}"]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--cache-dir", cache]
-    command += ["--only-binary", ":all:", "--implementation", "cp", "--python-version", "3.12", "--abi", "cp312"]
+    command += ["--only-binary", ":all:", "--implementation", "cp", "--python-version", python]
+    command += ["--abi", f"cp{python.replace('.', '')}"]
     command += ["--abi", "abi3", "--abi", "none", "--dest", folder]
     for platform in platforms:
         command += ["--platform", platform]
@@ -69,7 +71,7 @@ def renew(name: str) -> None:
     found: dict[str, set[str]] = {}
     for arch in MACHINES:
         with tempfile.TemporaryDirectory(prefix="exclave-wheels.") as temporary:
-            for wheel in _download(arch, Path(temporary), *WANTED[name], cache=Path(temporary) / "cache"):
+            for wheel in download(arch, Path(temporary), *WANTED[name], cache=Path(temporary) / "cache"):
                 if wheel.suffix == ".whl":
                     project, version = wheel.name.split("-")[:2]
                     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
