@@ -20,7 +20,7 @@ DEBIANS = ("bookworm",) if IS_PART else ("bookworm", "trixie")
 SYSTEM = ("systemd", "systemd-sysv", "dbus", "iproute2", "procps", "ca-certificates")
 """What every cloud image has beyond Debian's minimal system."""
 
-ALSO = () if IS_PART else ("firewalld", "docker.io")
+ALSO = () if IS_PART else ("firewalld", "docker.io", "libfaketime")
 """What some rows install beside exclave."""
 
 SERVICES = ("systemd-networkd.service", "systemd-networkd-wait-online.service")
