@@ -25,7 +25,7 @@ from exclave_sandbox.stage.namespaces import UPLINK
 from support.figures import add_figure
 from support.linkerd_controllers import controllers_command, write_certificate
 from vm.lab import POD_BY_ADDRESS, PROXY, Installed, Lab, client_of, fetch_inside, open_lab, status_of
-from vm.traffic import open_load
+from vm.traffic import open_load, read_line
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
@@ -60,7 +60,7 @@ async def open_controllers(lab: Lab) -> AsyncIterator[None]:
     program = await trio.lowlevel.open_process(words, stdin=PIPE, stdout=PIPE)
     assert program.stdout is not None
     try:
-        assert await program.stdout.receive_some() == b"up\n"
+        assert await read_line(program.stdout) == b"up\n"
         yield
     finally:
         with shielded(60.0):

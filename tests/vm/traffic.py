@@ -89,6 +89,16 @@ async def open_load(stage: DemoStage, machine: AnyMachine, host: str = mesh.GROU
 _POD = f"http://{mesh.POD}:{mesh.POD_PORT}/"
 
 
+async def read_line(stream: trio.abc.ReceiveStream) -> bytes:
+    """Read one line of a program, which may arrive in pieces; nothing may follow it."""
+    text = b""
+    while not text.endswith(b"\n"):
+        piece = await stream.receive_some()
+        assert piece, "the program has ended"
+        text += piece
+    return text
+
+
 @dataclass
 class Sampler:
     """New connections all the time, each with begin and end (seconds of CLOCK_MONOTONIC) and its outcome."""
@@ -100,11 +110,7 @@ class Sampler:
         """Read the results of the connections that have ended; all of them."""
         assert self.started.stdin is not None and self.started.stdout is not None
         await self.started.stdin.send_all(b"\n")
-        text = b""
-        while not text.endswith(b"\n"):
-            piece = await self.started.stdout.receive_some()
-            assert piece, "the sampler has ended"
-            text += piece
+        text = await read_line(self.started.stdout)
         self.samples += [(begun, ended, outcome) for begun, ended, outcome in json.loads(text)]
         return self.samples
 

@@ -32,6 +32,7 @@ ENVIRONMENT = {
 SLEEPER = "exec sleep 600"
 GO = FOLDER / "go"
 HELD = f"until [ -e {GO} ]; do sleep 0.02; done"  # until the agent holds the process
+PRINTED = f"while [ -e {GO} ]; do sleep 0.02; done"  # a journal that is late does not know whose a line was
 PRINT = "env -0 | grep -z ^LINKERD2 | sort -z | base64 -w0"
 
 units = Units(RUNTIME, ProxyUser("exclave-proxy", 997, 997))
@@ -92,14 +93,23 @@ async def start_and_end() -> None:
     observe("its unit counts as stopped", await state())
 
 
+async def end_printed(process: UnitProcess, line: str) -> None:
+    """Let a program end once its last line is in the journal."""
+    while await systemd.read_output(process.invocation, 1) != f"{line}\n":  # noqa: ASYNC110  the journal has no events
+        await trio.sleep(0.05)
+    GO.unlink()
+
+
 async def ends_of_its_own() -> None:
     async with started(f"{HELD}; {PRINT}; exit 7") as process:
         await process.wait()
         printed = b64decode(await systemd.read_output(process.invocation, 1)).decode().split("\0")[:-1]
         observe("its environment is exact", dict(one.split("=", 1) for one in printed) == ENVIRONMENT)
-    async with started(f"{HELD}; echo first; echo boom >&2; exit 3") as process:
+    async with started(f"{HELD}; echo first; echo boom >&2; {PRINTED}; exit 3") as process:
+        await end_printed(process, "boom")
         observe("a failure with its last line", await process.wait())
-    async with started(f"{HELD}; echo done") as process:
+    async with started(f"{HELD}; echo done; {PRINTED}") as process:
+        await end_printed(process, "done")
         observe("a good end", await process.wait())
     async with started(f"{HELD}; kill -SEGV $$") as process:
         observe("a crash", await process.wait())
