@@ -149,7 +149,7 @@ async def test_anchors_are_rotated_and_the_gate_holds_every_step(
     try:
         async with trio.open_nursery() as nursery:
             with cluster.controller():
-                assert admin.type("group", "create", "web", "-n", "shop", *NETWORK).code == 0
+                assert admin.type("group", "create", "web", "-n", "shop", "--adopt", *NETWORK).code == 0
                 machines = [Machine(cluster, number) for number in (21, 22)]
                 for machine in machines:
                     monkeypatch.setattr(facts, "MACHINE_ID", machine.id)  # two machines on one host
