@@ -53,7 +53,7 @@ ROWS: dict[str, Row] = {
     "whole": ([(0, WHOLE)], DEFAULT, (False, False, False, True), "meshed", ""),
     "the proxy is away": (
         GONE, DEFAULT, (False, False, False, False), "meshed",
-        "no proxy is ready; tolerated for 30s; new connections fail"),
+        "no proxy is ready; tolerated for 30s; new outbound connections wait, inbound ones fail"),
     "it is away for too long: outbound opens, inbound stays closed": (
         FAILED, DEFAULT, (True, False, True, False), "outbound-open",
         "no proxy is ready; outbound traffic bypasses the proxy, inbound fails"),

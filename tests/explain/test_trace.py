@@ -23,6 +23,7 @@ async def test_the_kernel_reports_each_chain_and_nothing_is_left_behind() -> Non
         assert lines[0].startswith("tracing")
         assert [line for line in lines if line.startswith("exclave ")] == [
             "exclave outbound accept",
+            "exclave refusals accept",
             "exclave foreign accept",
         ]
         assert await lab.nft("list", "tables") == "table inet exclave\n"

@@ -21,7 +21,7 @@ from support.faults import failing_once
 from support.mesh import ADDRESS, MEMBER, NAMESPACE, make_settings, publish
 
 READY = "Ready=True certificate, proxy and rules are in place, and the probes pass"
-NO_PROXY = "Ready=False no proxy is ready; tolerated for 30s; new connections fail"
+NO_PROXY = "Ready=False no proxy is ready; tolerated for 30s; new outbound connections wait, inbound ones fail"
 LOST = {
     "certificate": "Ready=False there is no valid certificate; tolerated for 30s; new connections fail",
     "proxy": NO_PROXY,

@@ -162,14 +162,40 @@ async def test_a_swap_moves_new_connections_only() -> None:
 
 
 async def test_with_a_dead_proxy_outbound_can_be_opened_while_inbound_stays_closed() -> None:
-    async with open_lab() as lab, redirected(lab, POLICY, "b") as (wanted, redirect):
+    failed = replace(POLICY, refuses=True)
+    async with open_lab() as lab, redirected(lab, failed, "b") as (wanted, redirect):
         lab.listen(lab.vm, "application", f"{VM4}/8080")
         lab.listen(lab.peer, "peer", f"{CLUSTER4}/80")
         assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "ConnectionRefusedError"
-        wanted.set(replace(POLICY, outbound=False))
-        await redirect.observed.wait_for(lambda observed: observed.digest != ruleset_digest(POLICY))
+        wanted.set(replace(failed, outbound=False))
+        await redirect.observed.wait_for(lambda observed: observed.digest != ruleset_digest(failed))
         assert await lab.call(lab.vm, CLUSTER4, 80) == CallResult("peer")
         assert (await lab.call(lab.peer, VM4, 8080)).who == "ConnectionRefusedError"
+
+
+@pytest.mark.parametrize("address", [CLUSTER4, CLUSTER6])
+async def test_outbound_connections_wait_for_a_proxy_that_is_started_again_and_inbound_ones_fail(address: str) -> None:
+    async with open_lab() as lab, redirected(lab, POLICY, "b"):
+        assert (await lab.call(lab.peer, VM4, 8080)).who == "ConnectionRefusedError"
+        assert (await lab.call(lab.vm, address, 80, timeout=0.3)).who == "TimeoutError"
+        results = []
+
+        async def call() -> None:
+            results.append(await lab.call(lab.vm, address, 80, timeout=30.0))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            while not await _half_open(lab, address):  # noqa: ASYNC110  its first packet causes no event
+                await trio.sleep(0.05)
+            as_proxies(lab, "a")
+        assert results == [CallResult("proxy a", (address, 80))]
+
+
+async def _half_open(lab: Lab, address: str) -> bool:
+    """Whether a program of the VM waits for the answer of this address."""
+    return bool(
+        await lab.vm.must("ss", "-Htn", "state", "syn-sent", "dst", f"[{address}]" if ":" in address else address)
+    )
 
 
 FOREIGN = {
@@ -242,7 +268,7 @@ async def test_leave_and_stop_drain_and_a_hand_over_leaves_the_rules(ending: End
             if ending is not Ending.HAND_OVER:
                 endings.ask_nowait(ending)
         chains = re.findall("chain (\\w+)", await lab.nft("list", "table", "inet", "exclave"))
-        captures = ["inbound", "outbound"] if ending is Ending.HAND_OVER else []
+        captures = ["inbound", "outbound", "refusals"] if ending is Ending.HAND_OVER else []
         assert chains == ["foreign", *captures, "kept"]  # until open_table removes it, after the proxy's end
         assert (lab.network.scratch / "rules.json").exists() == (ending is Ending.HAND_OVER)
         for _ in range(2):

@@ -118,6 +118,7 @@ class Steering:
                 outbound_open=assessment.outbound_open,
                 outside_open=assessment.outside_open,
                 inbound_open=assessment.inbound_open,
+                refuses=assessment.is_failing,  # a proxy that has been away for so long is not back in a second
             )
         except ValueError as problem:
             self._report_problem(f"the rules stay as they are: {problem}")

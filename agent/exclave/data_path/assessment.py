@@ -226,7 +226,9 @@ def _message(history: DataPathHistory, reason: DataPathFault, assessment: Assess
         outbound = "bypasses the proxy" if assessment.outbound_open else "fails"
         inbound = "bypasses it" if assessment.inbound_open else "fails"
         words.append(f"outbound traffic {outbound}" + (f", inbound {inbound}" if assessment.is_failing else ""))
+    elif reason is DataPathFault.PROXY_AWAY:
+        # Our rules drop the kernel's refusals to programs of this machine, and not those to pods.
+        words.append("new outbound connections wait, inbound ones fail")
     elif reason is not DataPathFault.UNSTEADY:
-        # The kernel refuses them while the proxy's process is away.
         words.append("new connections fail")
     return "; ".join(words)

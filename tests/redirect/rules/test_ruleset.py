@@ -44,7 +44,8 @@ def test_every_golden_file_is_of_a_policy() -> None:
 def test_the_table_for_a_check_has_every_kind_of_rule_and_no_hook() -> None:
     """It could also be loaded: dormant, so that the kernel hooks nothing."""
     text = render_for_check()
-    words = re.compile(r"\b(type \w+ hook|meta \w+|ct state|fib daddr \w+|dnat ip6?|tcp dport|tcp flags|flags \w+)")
+    actions = r"type \w+ hook|ct state|fib daddr \w+|dnat ip6?|tcp dport|tcp sport|tcp sequence|tcp flags|flags \w+"
+    words = re.compile(rf"\b({actions}|meta \w+)")
     golden = {word for path in FILES.iterdir() for word in words.findall(path.read_text())}
     assert golden - {*words.findall(text)} <= {"meta skgid"}  # as meta skuid
     script = 'nft --check -f - <"$0" && nft list tables && nft -f - <"$0" && nft list tables'

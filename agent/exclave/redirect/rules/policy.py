@@ -65,6 +65,7 @@ class RedirectPolicy:
     `addresses`: the VM's own in the mesh. `networks`: captured outbound (CIDR), None for all. `exempt_sources`: CIDRs
     of callers that bypass the proxy. `capture_interfaces`: containers behind them are captured as local programs are.
     `families`: those of the proxy's outbound listeners. `outbound` or `inbound` False: that traffic bypasses the proxy.
+    `refuses`: outbound connections fail at once while no proxy listens; else callers try again.
     `trial`: an instance that gets only trial connections. `armed_until`: unconfirmed rules capture until then (trio's
     clock; 0: no longer); None: confirmed.
     """
@@ -82,6 +83,7 @@ class RedirectPolicy:
     families: tuple[Family, ...] = FAMILIES
     outbound: bool = True
     inbound: bool = True
+    refuses: bool = False
     exempt_gids: tuple[int, ...] = ()
     exempt_sources: tuple[str, ...] = ()
     exempt_inbound_interfaces: tuple[str, ...] = ()
@@ -164,12 +166,13 @@ def make_policy(
     outbound_open: bool = False,
     outside_open: bool = False,
     inbound_open: bool = False,
+    refuses: bool = False,
 ) -> RedirectPolicy:
     """The policy for these settings on this machine. Raises ValueError naming the wrong value.
 
     `addresses`: those in the mesh, and local ones behind a NAT; `servers`: the API servers; `families`: those of the
     proxy's outbound listeners. `outbound_open` and `inbound_open`: traffic bypasses the proxy; `outside_open`: that to
-    addresses outside the cluster's networks does.
+    addresses outside the cluster's networks does. `refuses`: as in RedirectPolicy.
     """
     capture = settings.group.capture
     networks: tuple[str, ...] | None = ()
@@ -192,6 +195,7 @@ def make_policy(
         families=families,
         outbound=not outbound_open,
         inbound=not inbound_open,
+        refuses=refuses,
         exempt_gids=exclusions.gids,
         exempt_sources=config.exclude_inbound_networks,
         exempt_inbound_interfaces=config.exclude_inbound_interfaces,

@@ -102,6 +102,8 @@ def _table(policy: RedirectPolicy, digest: str) -> list[str]:
             blocks.append(_forwarded(policy))
     if policy.armed_until is not None:
         blocks = [blocks[0], list(DECLARATION), *map(with_timer, blocks[1:])]
+    if has_outbound and not policy.refuses:
+        blocks.append(_refusals(policy.instance, policy.families))
     if policy.trial is not None:  # without the timer: a trial may precede the confirmation
         blocks.append(_trial(policy.trial, policy.families))
     lines = [f"table inet {TABLE} {{"]
@@ -196,6 +198,24 @@ def _forwarded(policy: RedirectPolicy) -> list[str]:
         *_pass_interfaces("fib daddr oifname", policy.exempt_outbound_interfaces, "exclude_outbound_interfaces"),
     ]
     return _nat_chain("forwarded", "prerouting", PRIORITY + 1, [*rules, *_by_destination(policy)])
+
+
+def _refusals(instance: Instance, families: tuple[Family, ...]) -> list[str]:
+    """Drops the kernel's refusals of connections to an instance whose process has just ended.
+
+    The caller's SYN is sent again after 1 s, then 2 s, and meets the process that was started meanwhile. A refusal
+    acknowledges a SYN, so its own sequence number is 0 (RFC 9293, 3.5.2); that of an open connection's reset is not. It
+    is dropped before its source becomes the original destination. Refusals to pods are not dropped: their proxies try
+    again every 0.1 s, but wait 1 s for an answer.
+    """
+    why = "callers try again while the proxy's process is started"
+    rules = [
+        f"{_WORD[family]} saddr {instance_address(instance, family)} tcp sport {OUTBOUND_PORT} "
+        f'tcp flags & (rst | ack) == (rst | ack) tcp sequence 0 counter drop comment "{why}"'
+        for family in families
+    ]
+    head = "type filter hook postrouting priority 0; policy accept;"
+    return ["chain refusals {", *_indent([head, *rules]), "}"]
 
 
 def _trial(instance: Instance, families: tuple[Family, ...]) -> list[str]:
