@@ -113,7 +113,6 @@ UNSUPERVISED = {
     "exclave.cluster.http: _run_to_end": "hands every failure to the caller of the request",
     "exclave.cluster.server_addresses: resolve_one": "inside of a join, which a person waits for",
     "exclave.daemon.teardown: _end_proxy": "inside of a teardown, which reports what it could not end",
-    "exclave.dns.server: _serve_connection": "inside of the transport, which is supervised",
     "exclave.confirm.confirm: confirmed": "a wait inside of a part that is supervised",
     "exclave.daemon.process: _cancel_when_ending": "a wait",
     "exclave.daemon.process: _report_phases": "inside of one client's answer",

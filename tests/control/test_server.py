@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.control.server import CLIENT_TIMEOUT, MAX_REQUEST, SendReply, open_control
+from exclave.control.server import CLIENT_TIMEOUT, MAX_REQUEST, MOST_CLIENTS, SendReply, open_control
 from exclave.errors import Fault, HostError
 from support.faults import failing_once
 
@@ -183,7 +183,7 @@ async def test_something_else_in_the_sockets_place_is_named_and_stays(tmp_path: 
 
 async def test_a_socket_that_fails_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = Agent()
-    failing_once(monkeypatch, "trio.serve_listeners", trio.serve_listeners)
+    failing_once(monkeypatch, "trio.SocketListener.accept", trio.SocketListener.accept)
     async with open_control(tmp_path, agent.answer):
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(ConnectionRefusedError):
@@ -195,3 +195,22 @@ async def test_a_socket_that_fails_is_made_anew(tmp_path: Path, monkeypatch: pyt
                     break
                 except OSError:
                     await trio.lowlevel.checkpoint()
+
+
+async def test_clients_beyond_the_limit_are_refused_and_the_others_are_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = Agent()
+    async with open_control(tmp_path, agent.answer):
+        streams = [await trio.open_unix_socket(tmp_path / "control.sock") for _ in range(MOST_CLIENTS)]
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(3):
+            async with connected(tmp_path) as refused:
+                assert await refused.receive_some() == b""
+        await streams[0].send_all(b'{"command": "status"}\n')
+        assert await streams[0].receive_some() == b'{"state": "starting"}\n'
+        assert await streams[0].receive_some() == b""  # its place is free again
+        assert await ask(tmp_path, b'{"command": "status"}\n') == [{"state": "starting"}]
+        for stream in streams:
+            await stream.aclose()
+    assert caplog.messages == [f"control: a client was refused: {MOST_CLIENTS} are connected"]

@@ -18,6 +18,7 @@ import trio
 from exclave.control.client import SOCKET_NAME
 from exclave.errors import Fault, HostError
 from exclave.kit.formats.json_text import parse_json
+from exclave.kit.host.accepting import SparseLog, accept_connections
 from exclave.kit.host.rebinding_socket import ReopenedSocket
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -25,6 +26,7 @@ from exclave.kit.tasks.supervise import supervise
 log = logging.getLogger(__name__)
 
 MAX_REQUEST = 4096  # bytes of a request
+MOST_CLIENTS = 64  # connections at a time; further ones are closed at once
 CLIENT_TIMEOUT = 10.0  # seconds for a client to send its command, and to read each line; then it is dropped
 
 SendReply = Callable[[dict[str, Any]], Awaitable[None]]
@@ -38,11 +40,27 @@ CommandHandler = Callable[[str, SendReply], Awaitable[None]]
 async def open_control(runtime: Path, answer: CommandHandler) -> AsyncIterator[None]:
     """Serve commands while open. Raises HostError if the socket cannot be opened."""
     path = runtime / SOCKET_NAME
+    clients, refusals = 0, SparseLog()
+
+    def admit(_: trio.SocketStream) -> bool:
+        nonlocal clients
+        if clients >= MOST_CLIENTS:
+            refusals.warning("control: a client was refused: %d are connected", clients)
+            return False
+        clients += 1
+        return True
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal clients
+        try:
+            await _serve(answer, stream)
+        finally:
+            clients -= 1
+
     async with open_bare_nursery() as nursery:
 
         async def accept(sock: trio.socket.SocketType) -> None:
-            listeners = [trio.SocketListener(sock)]
-            await trio.serve_listeners(partial(_serve, answer), listeners, handler_nursery=nursery)
+            await accept_connections("control", sock, nursery, serve, admit)
 
         part = ReopenedSocket(partial(_bind_socket, path), accept)
         try:

@@ -14,6 +14,7 @@ import trio
 from exclave.api.settings import Settings
 from exclave.dns.zone import MAX_MESSAGE, HeadlessService, control_plane_services, respond
 from exclave.errors import Fault, HostError
+from exclave.kit.host.accepting import PAUSE, SHORTAGES, accept_connections
 from exclave.kit.host.rebinding_socket import ReopenedSocket
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
@@ -62,7 +63,13 @@ class DnsStub:
     async def serve_udp(self, sock: trio.socket.SocketType) -> None:
         """Answer datagrams until cancelled."""
         while True:
-            query, client = await sock.recvfrom(MAX_MESSAGE)
+            try:
+                query, client = await sock.recvfrom(MAX_MESSAGE)
+            except OSError as problem:
+                if problem.errno not in SHORTAGES:
+                    raise
+                await trio.sleep(PAUSE)
+                continue
             reply = self.answer(query, over_udp=True)
             if reply is None:
                 continue
@@ -71,15 +78,16 @@ class DnsStub:
             except OSError as problem:
                 log.debug("dns: no reply to %s: %s", client, problem)
 
-    async def serve_tcp(self, listener: trio.SocketListener) -> None:
+    async def serve_tcp(self, sock: trio.socket.SocketType) -> None:
         """Accept connections until cancelled."""
         async with open_bare_nursery() as connections:
-            while True:
-                stream = await listener.accept()
-                if len(connections.child_tasks) < MAX_CONNECTIONS:
-                    connections.start_soon(self._serve_connection, stream)
-                else:
-                    await trio.aclose_forcefully(stream)
+            await accept_connections(
+                "dns",
+                sock,
+                connections,
+                self._serve_connection,
+                lambda _: len(connections.child_tasks) < MAX_CONNECTIONS,
+            )
 
     async def _serve_connection(self, stream: trio.abc.Stream) -> None:
         async with stream:
@@ -111,12 +119,9 @@ async def open_dns(address: str, settings: Latest[Settings | None]) -> AsyncIter
     stub = DnsStub(address)
     stub.load(settings.value)
 
-    async def accept(sock: trio.socket.SocketType) -> None:
-        await stub.serve_tcp(trio.SocketListener(sock))
-
     with ExitStack() as stack:
         parts = []
-        for kind, serve in ((socket.SOCK_DGRAM, stub.serve_udp), (socket.SOCK_STREAM, accept)):
+        for kind, serve in ((socket.SOCK_DGRAM, stub.serve_udp), (socket.SOCK_STREAM, stub.serve_tcp)):
             part = ReopenedSocket(partial(_bind, address, kind), serve)
             stack.callback(part.close)
             parts.append(part)

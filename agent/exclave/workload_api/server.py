@@ -1,4 +1,8 @@
-"""Serves the proxy's certificate on a unix socket, and each new one at once. No failure here ends the agent."""
+"""Serves the proxy's certificate on a unix socket, and each new one at once. No failure here ends the agent.
+
+Other users cannot connect: an access list on the socket names the proxy's user. On a file system without such lists
+they can; they are refused by their user id, and have few connections at a time.
+"""
 
 import errno
 import logging
@@ -9,12 +13,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import trio
 
 from exclave.errors import Fault, HostError, describe
 from exclave.identity.svid import Svid
+from exclave.kit.host.accepting import Quota, SparseLog, accept_connections
 from exclave.kit.host.rebinding_socket import ReopenedSocket
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
@@ -26,7 +32,12 @@ log = logging.getLogger(__name__)
 
 CLOSE_TIME = 2.0  # seconds for sending the end of its call to a client
 
+MOST_CLIENTS = 32  # connections of each served user at a time; each instance of the proxy has one
+MOST_OTHERS = 4  # connections of all other users together; they only get the reason of their refusal
+OTHERS_TIME = 5.0  # seconds for such a connection
+
 _CHUNK = 65536
+_ACL = "system.posix_acl_access"
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 
@@ -69,22 +80,32 @@ async def open_workload_api(
     """
     api = WorkloadApi(path, Latest(0))
 
+    quota, refusals, failures = Quota(dict.fromkeys(allowed_uids, MOST_CLIENTS), MOST_OTHERS), SparseLog(), SparseLog()
+
+    def admit(stream: trio.SocketStream) -> bool:
+        peer = peer_of(stream.socket)
+        if peer.uid not in allowed_uids:
+            refusals.warning("workload API: process %d of user %d was refused", peer.pid, peer.uid)
+        return quota.admit(peer.uid)
+
     async def serve_or_drop(stream: trio.SocketStream) -> None:
+        peer = peer_of(stream.socket)
+        denied = check_peer(peer, allowed_uids)
         try:
-            peer = peer_of(stream.socket)
-            if (denied := check_peer(peer, allowed_uids)) is not None:
-                log.warning("workload API: process %d of user %d was refused", peer.pid, peer.uid)
             async with stream:
-                await _serve(stream, WorkloadConnection(denied), svid, bundle, api.streams)
+                with trio.move_on_after(inf if denied is None else OTHERS_TIME):
+                    await _serve(stream, WorkloadConnection(denied), svid, bundle, api.streams)
         except Exception as problem:
-            log.warning("workload API: a client was dropped: %s", describe(problem))
+            failures.warning("workload API: a client was dropped: %s", describe(problem))
+        finally:
+            quota.release(peer.uid)
 
     async with open_bare_nursery() as nursery:
 
         async def accept(sock: trio.socket.SocketType) -> None:
-            await trio.serve_listeners(serve_or_drop, [trio.SocketListener(sock)], handler_nursery=nursery)
+            await accept_connections("workload API", sock, nursery, serve_or_drop, admit)
 
-        part = ReopenedSocket(partial(_bind, path), accept)
+        part = ReopenedSocket(partial(_bind, path, allowed_uids), accept)
         nursery.start_soon(supervise, "workload API", part.serve)
         try:
             yield api
@@ -102,6 +123,7 @@ async def _serve(
     streams: Latest[int],
 ) -> None:
     ready = Latest(0)  # counts what may have produced bytes to send
+    sent = Latest(0)  # the value of `ready` whose bytes were sent
     counted = 0
     is_new = False  # the newest certificate was not sent to this client yet
 
@@ -112,6 +134,8 @@ async def _serve(
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 connection.receive(b"")
             ready.set(ready.value + 1)
+            # A client that sends and does not read must not fill our memory with answers.
+            await sent.wait_for(lambda count, ready=ready.value: count >= ready)  # type: ignore[misc]
 
     async def follow() -> None:
         nonlocal is_new
@@ -126,10 +150,11 @@ async def _serve(
         async with open_bare_nursery() as nursery:
             nursery.start_soon(read)
             nursery.start_soon(follow)
-            async for _ in ready.changes():
+            async for number in ready.changes():
                 is_sending = is_new and connection.streams > 0
                 is_new = is_new and not is_sending
                 await stream.send_all(connection.data_to_send())
+                sent.set(number)
                 if is_sending:
                     log_milestone(Renewing.SENT)
                 streams.set(streams.value + connection.streams - counted)
@@ -146,7 +171,7 @@ async def _serve(
             await stream.send_all(connection.data_to_send())
 
 
-def _bind(path: Path) -> trio.socket.SocketType:
+def _bind(path: Path, allowed_uids: frozenset[int]) -> trio.socket.SocketType:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         error = probe.connect_ex(str(path))
     if error in (0, errno.EAGAIN):  # another agent serves it; EAGAIN: its queue is full
@@ -156,10 +181,32 @@ def _bind(path: Path) -> trio.socket.SocketType:
     try:
         path.unlink(missing_ok=True)
         listener.bind(str(path))
-        os.chmod(path, 0o666)  # noqa: S103  the kernel identifies the client, and only the proxy's user gets the key
+        _allow_users(path, allowed_uids)
         listener.listen(64)
     except OSError as problem:
         listener.close()
         text = f"cannot listen on {path}: {problem.strerror}"
         raise HostError(Fault.OCCUPIED, text, "make its folder exist and writable for root") from problem
     return trio.socket.from_stdlib_socket(listener)
+
+
+def _allow_users(path: Path, uids: frozenset[int]) -> None:
+    """Let only these users connect. Not by the socket's owner: the agent may lack the capability to change it."""
+    try:
+        os.setxattr(path, _ACL, access_list(uids))
+    except OSError as problem:
+        log.info("workload API: each user may connect to %s, and only the proxy's is served: %s", path, problem)
+        os.chmod(path, 0o666)  # noqa: S103  the kernel identifies the client
+
+
+def access_list(uids: frozenset[int]) -> bytes:
+    """A POSIX access list: the owner and these users may read and write. Source: linux/posix_acl_xattr.h."""
+    everybody, nothing, use = 0xFFFFFFFF, 0, 6  # ACL_UNDEFINED_ID; permissions
+    entries = (
+        (0x01, use, everybody),  # ACL_USER_OBJ
+        *((0x02, use, uid) for uid in sorted(uids)),  # ACL_USER
+        (0x04, nothing, everybody),  # ACL_GROUP_OBJ
+        (0x10, use, everybody),  # ACL_MASK
+        (0x20, nothing, everybody),  # ACL_OTHER
+    )
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
