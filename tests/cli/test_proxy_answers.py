@@ -131,16 +131,11 @@ def test_a_machine_that_is_no_member_has_no_proxy(vm: Vm, capsys: pytest.Capture
     )
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("swap", "--instance", "a"), "--instance does not go with swap"),
-        (("metrics", "--force"), "--force does not go with metrics"),
-    ],
-    ids=["swap", "metrics"],
-)
+@pytest.mark.parametrize("words", [("swap", "--instance", "a"), ("metrics", "--force")], ids=["swap", "metrics"])
 def test_an_option_of_another_verb_is_an_error(
-    words: tuple[str, ...], message: str, vm: Vm, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert vm.run("proxy", *words) == 2
-    assert capsys.readouterr().err.startswith(f"exclave: {message}\n")
+    with pytest.raises(SystemExit) as ended:
+        vm.run("proxy", *words)
+    assert ended.value.code == 2
+    assert f"unrecognized arguments: {words[1]}" in capsys.readouterr().err

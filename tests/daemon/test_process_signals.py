@@ -208,7 +208,8 @@ def test_a_signal_that_comes_while_its_program_starts_again_is_received_by_the_n
     while not process.hears(notified[0]):
         assert agent.poll() is None
     assert [process.hears(word) for word in notified[1:]] == [True for _ in notified[1:]]
-    agent.terminate()
+    if number == signal.SIGHUP:  # a second SIGTERM would end Python itself where it has put back its own handlers
+        agent.terminate()
     assert agent.wait() == 0
 
 

@@ -175,7 +175,7 @@ async def test_outbound_opens_after_a_while_and_closes_again(lose: Any, autojump
         await trio.sleep(AFTER - POLL_INTERVAL)
         assert steering.policy.value == whole
         await trio.sleep(2 * POLL_INTERVAL)
-        assert steering.policy.value == replace(whole, outbound=False)
+        assert steering.policy.value == replace(whole, outbound=False, refuses=True)
         machine.now = 0.0
         machine.ready.set("a")
         machine.svid.set(SimpleNamespace(not_after=2000.0))
@@ -194,7 +194,7 @@ async def test_a_group_may_choose_otherwise(
         whole = await policy_of(steering)
         machine.ready.set(None)
         await trio.sleep(2 * AFTER)
-        wanted = replace(whole, outbound=outbound == CLOSED, inbound=inbound == CLOSED)
+        wanted = replace(whole, outbound=outbound == CLOSED, inbound=inbound == CLOSED, refuses=True)
         assert steering.policy.value == wanted
 
 
