@@ -86,7 +86,11 @@ def test_versions_are_listed_used_and_removed(host: Host, folder: Path, capsys: 
     }
     assert host.run("list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0].partition("-")[0] for line in lines if "in use" in line] == ["2.331.0"]
+    assert {line.split()[0].partition("-")[0]: "in use" in line for line in lines} == {
+        "2.331.0": True,
+        "2.366.0": False,
+    }
+    assert not any("\\x20" in line for line in lines)
     assert host.run("remove", "2.331.0") == 2
     assert "is in use" in capsys.readouterr().err
     assert host.run("remove", "2.366.0") == 0

@@ -14,6 +14,7 @@ import trio
 from exclave.cli.progress import Progress
 from exclave.config import Config
 from exclave.errors import UsageError
+from exclave.kit.formats.visible_text import with_head
 from exclave.kit.host.output import print_err, print_json, print_out, shows_notes
 from exclave.proxy.process.binary import check_binary, find_proxy_user
 from exclave.proxy_install.download import download_error
@@ -91,7 +92,7 @@ def list_proxies(options: argparse.Namespace, config: Config) -> int:
     width = max((len(one.name) for one in installed), default=0)
     for one in installed:
         mark = "in use" if one == used else ""
-        print_out(f"{one.name:{width}}  {mark:6}  {one.installed_at}  {one.source}")
+        print_out(with_head(f"{one.name:{width}}  {mark:6}  ", f"{one.installed_at}  {one.source}"))
     if used is None and config.proxy.binary.exists():
         print_err(f"in use: {config.proxy.binary}, which exclave proxy has not installed")
     return 0

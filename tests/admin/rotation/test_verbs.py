@@ -18,6 +18,7 @@ from exclave.admin.rotation.verbs import (
     trust_from_settings,
 )
 from exclave.api.requests import Object
+from exclave.kit.formats.visible_text import visible
 from exclave.kit.formats.x509 import fingerprint
 from exclave_sandbox.pki import make_anchor, make_issuer
 from support.admin import Admin
@@ -87,6 +88,7 @@ def test_a_new_bundle_must_be_loaded_by_all_before_the_issuer_changes() -> None:
     assert lines[0].startswith("published: 2 trust anchors, bundle ")
     assert "no   every member has loaded the published anchors: not web-k7q2x-2, web-k7q2x-3" in lines
     assert lines[-1] == "wait: these members would not trust an issuer under a new anchor"
+    assert list(map(visible, lines)) == lines  # printed as they are
     newest = fingerprint(NEW.certificate)[:12]
     assert last_word(BOTH, BOTH, member(1, BOTH)) == f"you can install an issuer under anchor {newest}"
 

@@ -29,6 +29,7 @@ from exclave.api.requests import CONFIG_MAPS, LEASES, MEMBERS, SECRETS, Object
 from exclave.api.settings import parse_settings
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.kit.formats.times import epoch, rfc3339
+from exclave.kit.formats.visible_text import with_head
 from exclave.kit.formats.x509 import der_of, fingerprint, is_issued_by, not_after, not_before, pem_of, read_certificates
 
 GATES_CLOSED = 3
@@ -253,10 +254,12 @@ def advice(mesh: MeshTrust, found: Sequence[Gate], members: Iterable[Object]) ->
     ]
     for anchor in mesh.bundle:
         leads = "; the issuer in use chains to it" if anchor.is_issuer_root else ""
-        lines.append(f"     anchor {anchor.sha256[:12]}, {rfc3339(anchor.began)} to {rfc3339(anchor.ends)}{leads}")
+        span = f"{rfc3339(anchor.began)} to {rfc3339(anchor.ends)}"
+        lines.append(with_head("     ", f"anchor {anchor.sha256[:12]}, {span}{leads}"))
     for gate in found:
         names = few(gate.late)
-        lines.append(f"{'yes' if gate.is_open else 'no '}  {gate.title}{f': not {names}' if names else ''}")
+        head = "yes  " if gate.is_open else "no   "
+        lines.append(with_head(head, f"{gate.title}{f': not {names}' if names else ''}"))
     if not mesh.is_issuer_read:
         lines.append("you may not read the issuer's Secret: a new issuer counts when the controller has published it")
     members, late = list(members), {name for gate in found[2:] for name in gate.late}
