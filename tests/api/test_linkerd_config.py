@@ -15,7 +15,7 @@ VALUES: dict[str, Any] = {
     "clusterNetworks": "10.0.0.0/8,100.64.0.0/10, fd00::/8",
     "linkerdVersion": "edge-26.8.1",
     "proxy": {
-        "image": {"version": "edge-26.8.2"},
+        "image": {"name": "cr.l5d.io/linkerd/proxy", "version": "edge-26.8.2"},
         "opaquePorts": "25,3306",
         "defaultInboundPolicy": "deny",
     },
@@ -28,6 +28,7 @@ WHOLE = LinkerdSettings(
     proxy_version="edge-26.8.2",
     inbound_policy="deny",
     opaque_ports="25,3306",
+    proxy_image="cr.l5d.io/linkerd/proxy",
 )
 
 
@@ -78,6 +79,7 @@ LAST_GOOD = replace(
     proxy_version="edge-1.2.3",
     inbound_policy="audit",
     opaque_ports="1",
+    proxy_image="registry.example.com/proxy",
 )
 
 
@@ -96,6 +98,10 @@ READ: dict[str, tuple[str | dict[str, Any], dict[str, Any]]] = {
     "a version that is a date": (
         yaml.safe_dump(VALUES | {"proxy": None}).replace("edge-26.8.1", "2026-08-01"),
         {"proxy_version": "2026-08-01", "opaque_ports": "", "inbound_policy": "all-unauthenticated"},
+    ),
+    "an image of one's own": (
+        proxy(image={"name": "registry.example.com:5000/proxy", "version": "edge-26.8.2"}),
+        {"proxy_image": "registry.example.com:5000/proxy"},
     ),
     "a version that is a word of YAML": (proxy(image={"version": True}), {"proxy_version": "true"}),
     "a comma at the end of networks": (
@@ -171,11 +177,16 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
         {"proxy.image.version": "a text was expected, found 'edge\\x1b[2J'"},
     ),
     "a proxy of another shape": (
-        VALUES | {"proxy": "deny"}, {"inbound_policy": "deny", "opaque_ports": "", "proxy_version": "edge-26.8.1"},
+        VALUES | {"proxy": "deny"},
+        {"inbound_policy": "deny", "opaque_ports": "", "proxy_version": "edge-26.8.1", "proxy_image": ""},
         {"proxy": "a mapping was expected, found 'deny'"},
     ),
+    "an image whose name is a list": (
+        proxy(image={"name": ["proxy"], "version": "edge-26.8.2"}), {"proxy_image": ""},
+        {"proxy.image.name": "a text was expected, found list"},
+    ),
     "an image of another shape": (
-        proxy(image=7), {"proxy_version": ""}, {"proxy.image": "a mapping was expected, found 7"},
+        proxy(image=7), {"proxy_version": "", "proxy_image": ""}, {"proxy.image": "a mapping was expected, found 7"},
     ),
     "a few lines of YAML that expand to a list of billions": (
         {"bomb": YAML_BOMB},

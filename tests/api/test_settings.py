@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,6 +42,8 @@ settings = st.builds(
         words,
         st.builds(Workers, counts, st.none() | counts, st.none() | st.sampled_from((0.25, 1.0))),
         st.dictionaries(st.from_regex(PARAMETER_NAME, fullmatch=True), st.from_regex(PARAMETER_VALUE, fullmatch=True)),
+        words,
+        words,
     ),
     st.sampled_from((CA, CA * 2)),
     words,
@@ -68,9 +71,24 @@ def test_keys_of_a_newer_controller_are_ignored() -> None:
 
 def test_without_the_keys_of_a_newer_controller_the_charts_defaults_hold() -> None:
     tree = json.loads(render_settings(make_settings()))
-    del tree["linkerd"]["workers"], tree["linkerd"]["parameters"]
+    for key in ("workers", "parameters", "proxyImage", "proxyDigest"):
+        del tree["linkerd"][key]
     found = parse_settings(json.dumps(tree)).linkerd
-    assert (found.workers, found.parameters) == (Workers(1), {})
+    assert (found.workers, found.parameters, found.proxy_reference) == (Workers(1), {}, "")
+
+
+@pytest.mark.parametrize(
+    ("image", "tag", "digest", "whole"),
+    [
+        ("cr.l5d.io/linkerd/proxy", "v1", "sha256:0a", "cr.l5d.io/linkerd/proxy:v1@sha256:0a"),
+        ("cr.l5d.io/linkerd/proxy", "v1", "", "cr.l5d.io/linkerd/proxy:v1"),
+        ("cr.l5d.io/linkerd/proxy", "", "sha256:0a", ""),
+        ("", "v1", "", ""),
+    ],
+)
+def test_the_image_of_the_proxy_is_named_as_tools_name_it(image: str, tag: str, digest: str, whole: str) -> None:
+    linkerd = replace(make_settings().linkerd, proxy_image=image, proxy_version=tag, proxy_digest=digest)
+    assert linkerd.proxy_reference == whole
 
 
 @pytest.mark.parametrize(

@@ -4,28 +4,14 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.api.requests import Object, Request
+from exclave.api.requests import Object
 from exclave.cluster.answers import AnswerTooLarge
 from exclave.controller.account_rights import EVERY, follow_rights, read_rights
 from exclave.controller.policy.accept import GroupRights
 from exclave.errors import ApiRefusal, ClusterError, Fault
+from support.fake_cluster import FakeCluster
 
 TEAM = {"metadata": {"name": "team"}, "roleRef": {"kind": "ClusterRole", "name": "admin"}}
-
-
-class FakeCluster:
-    """A cluster that gives these answers one after the other, and then the last one again."""
-
-    def __init__(self, *answers: Object | Exception) -> None:
-        self.answers = list(answers)
-        self.requests: list[Request] = []
-
-    async def send(self, request: Request) -> Object:
-        self.requests.append(request)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
 
 def listed(*bindings: Object, more: str = "") -> Object:

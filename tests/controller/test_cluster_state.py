@@ -81,6 +81,22 @@ async def test_the_mesh_is_read_from_linkerds_objects_and_reports_changes_only(t
         assert not state.refresh_mesh(NOW), "the last good addresses are kept"
 
 
+async def test_a_digest_of_the_proxys_image_is_published_for_the_tag_that_linkerd_is_installed_with(
+    tmp_path: Path,
+) -> None:
+    async with open_state(tmp_path) as state:
+        state.refresh_mesh(NOW)
+        assert state.mesh is not None
+        image = state.mesh.linkerd.proxy_reference
+        assert image == "cr.l5d.io/linkerd/proxy:edge-26.8.2"
+        state.proxy_images = {"cr.l5d.io/linkerd/proxy:edge-26.8.1": f"sha256:{'0' * 64}"}
+        assert not state.refresh_mesh(NOW), "it is of an image that will soon run nowhere"
+        state.proxy_images[image] = f"sha256:{'1' * 64}"
+        assert state.refresh_mesh(NOW)
+        assert state.mesh.linkerd.proxy_reference == f"{image}@sha256:{'1' * 64}"
+        assert not state.refresh_mesh(NOW)
+
+
 async def test_an_issuer_that_becomes_valid_is_used_without_any_change(tmp_path: Path) -> None:
     async with open_state(tmp_path) as state:
         assert state.refresh_mesh(NOW - 7 * 86400)

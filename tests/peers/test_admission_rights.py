@@ -58,6 +58,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         },
         "linkerd": {
             *SLICES,
+            "list pods",
             *(
                 f"{verb} configmaps {name}"
                 for verb in ("get", "watch")

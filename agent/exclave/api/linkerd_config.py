@@ -106,6 +106,7 @@ def read_linkerd(
         workers=_workers(proxy),
         parameters=dict(sorted(_parameters(proxy))),
         cluster_networks=_cluster_networks(reader),
+        proxy_image=reader.read("proxy.image.name", _image, "proxy_image", ""),
     )
     return (found if trusted and domain else None), reader.faults
 
@@ -130,6 +131,10 @@ def _text(found: object) -> str:
     if text is None or len(text) > fields.LONGEST_TEXT or not text.isprintable():
         raise ValueError(f"a text was expected, found {fields.shown(found)}")
     return text
+
+
+def _image(found: object) -> str:
+    return _text(found) or "cr.l5d.io/linkerd/proxy"  # the chart's default
 
 
 def _domain(found: object) -> str:

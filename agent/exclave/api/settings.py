@@ -48,6 +48,8 @@ class LinkerdSettings:
     """The mesh, as described by Linkerd's own ConfigMaps.
 
     `workers`: of the proxies of pods. `parameters`: variables of the proxy for HTTP/2, without their prefix.
+    `proxy_image`: the image's name; its tag is `proxy_version`. `proxy_digest`: `sha256:…`, as Linkerd's own pods run
+    it. Both are "" if they are unknown.
     """
 
     namespace: str
@@ -59,6 +61,15 @@ class LinkerdSettings:
     opaque_ports: str
     workers: Workers = Workers()
     parameters: Mapping[str, str] = field(default_factory=dict)
+    proxy_image: str = ""
+    proxy_digest: str = ""
+
+    @property
+    def proxy_reference(self) -> str:
+        """The image as tools name it, such as `cr.l5d.io/linkerd/proxy:edge-26.8.3@sha256:…`; "" if it is unknown."""
+        if not self.proxy_image or not self.proxy_version:
+            return ""
+        return f"{self.proxy_image}:{self.proxy_version}{self.proxy_digest and f'@{self.proxy_digest}'}"
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,8 @@ def render_settings(settings: Settings) -> str:
                 "opaquePorts": linkerd.opaque_ports,
                 "workers": {key: value for key, value in asdict(linkerd.workers).items() if value is not None},
                 "parameters": dict(linkerd.parameters),
+                "proxyImage": linkerd.proxy_image,
+                "proxyDigest": linkerd.proxy_digest,
             },
             "anchors": settings.anchors,
             "issuer": settings.issuer,
@@ -200,9 +213,11 @@ def parse_settings(text: str) -> Settings:
             proxy_version=fields.need(linkerd, "proxyVersion", str, "linkerd."),
             inbound_policy=fields.text(linkerd, "inboundPolicy", "linkerd."),
             opaque_ports=fields.need(linkerd, "opaquePorts", str, "linkerd.", lines=True),
-            # An older controller publishes neither.
+            # An older controller publishes none of these.
             workers=_workers(linkerd) if "workers" in linkerd else Workers(),
             parameters=_parameters(linkerd) if "parameters" in linkerd else {},
+            proxy_image=fields.need(linkerd, "proxyImage", str, "linkerd.") if "proxyImage" in linkerd else "",
+            proxy_digest=fields.need(linkerd, "proxyDigest", str, "linkerd.") if "proxyDigest" in linkerd else "",
         ),
         anchors=anchors,
         issuer=fields.text(tree, "issuer"),

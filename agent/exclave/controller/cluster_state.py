@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from exclave.api.definitions.admission import first_fault
@@ -42,6 +43,7 @@ class ClusterState:
         self.groups, self.members, self.workloads, self.leases = Cache(), Cache(), Cache(), Cache()
         self.config, self.anchors, self.secret = Cache(), Cache(), Cache()
         self.linkerd_slices, self.dns_slices = Cache(), Cache()
+        self.proxy_images: dict[str, str] = {}  # digests of the proxy's images that Linkerd runs, by name and tag
         self.admission: dict[str, Cache] = {}  # the policies and their bindings, by kind and name
         self.admission_fault: str | None = None  # how they differ from the installed ones
         self.faulty_policy: Object | None = None  # the object with this fault, or the first object
@@ -115,6 +117,8 @@ class ClusterState:
                 lambda one, problem: self.malformed.report(f"EndpointSlice {'/'.join(key_of(one))}", problem),
             )
             control_plane = last_good(found, before.control_plane if before else None)
+            linkerd = replace(linkerd, proxy_digest="")
+            linkerd = replace(linkerd, proxy_digest=self.proxy_images.get(linkerd.proxy_reference, ""))
             self.mesh = Mesh(linkerd, self.trust.anchors, issuer.sha256, control_plane, issuer.not_after, issuer.path)
         return (self.mesh, self.mesh_fault, self.mesh_faults) != (before, fault, faults_before)
 

@@ -4,7 +4,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,7 @@ from exclave.controller.cache import Cache, uid_of
 from exclave.controller.cluster_state import CONFIG, ClusterState
 from exclave.controller.execute import Executor
 from exclave.controller.leader.lead import FencedCluster, Sender
+from exclave.controller.mesh.proxy_image import follow_images, read_images
 from exclave.controller.mesh.publish import Published, is_worth_publishing, settings_object, settings_of
 from exclave.controller.mesh.settings_watch import SettingsWatch, settings_patch
 from exclave.controller.mesh.trust import ANCHORS, ISSUER
@@ -164,6 +165,8 @@ class Controller:
             await self.ready.wait()  # until every watch has listed its objects
             await self._read_mark_key()  # before the first decision; a failure is tried again below
             state.liveness.watching_since = self._now()
+            # Before the first decision: settings that change twice at each start would be loaded twice by each machine.
+            state.proxy_images.update(await read_images(self._cluster, self._locations.linkerd))
             self._start_all()
             log.info("controller: %d groups, %d members", len(state.groups.objects), len(state.members.objects))
             nursery.start_soon(self._settings.run)
@@ -181,6 +184,8 @@ class Controller:
                 self._cluster, state.readable_groups, self._events, self._malformed, self._observe_services
             )
             nursery.start_soon(supervise, "headless Services", warner.run)
+            images = partial(follow_images, self._cluster, self._locations.linkerd, self._images_found)
+            nursery.start_soon(supervise, "images of the proxy", images)
             nursery.start_soon(supervise, "events", self._events.run)
 
     async def _await_mark_key(self) -> None:
@@ -300,6 +305,10 @@ class Controller:
     def _rights_changed(self, namespace: str, rights: GroupRights) -> None:
         if self.state.store_rights(namespace, rights):
             self._groups_changed([key for key in self.state.groups.objects if key[0] == namespace])
+
+    def _images_found(self, images: Mapping[str, str]) -> None:
+        self.state.proxy_images.update(images)  # one that no pod runs at the moment keeps its digest
+        self._mesh_changed([])
 
     def _mesh_changed(self, _: list[Key]) -> None:
         if self._refresh_mesh():
