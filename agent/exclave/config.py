@@ -185,7 +185,10 @@ class ProxyConfig:
     swap_bound: float = _key(_duration, '"10m"', "how long open connections may go on in a proxy that was replaced")
     memory_limit: int = _key(_size, '"1GiB"', "a proxy that uses more memory is replaced")
     cores: int | None = _key(
-        _whole, "2", "how many threads of the proxy carry traffic; default: as Linkerd sets it for pods", default=None
+        _whole,
+        "2",
+        "the threads of the proxy that carry traffic; default: as the group or Linkerd sets it",
+        default=None,
     )
     store: Path = _key(_path, '"/var/lib/exclave-proxies"', "folder of the proxies that are installed")
 

@@ -13,14 +13,12 @@ from typing import Any
 
 from exclave.api import fields
 from exclave.api.fields import LONGEST, FieldError
-from exclave.api.group import GroupSpec, parse_group, render_group
+from exclave.api.group import MOST_CORES, GroupSpec, parse_group, render_group
 from exclave.api.identity import MeshIdentity, server_name
 from exclave.kit.formats.json_text import parse_json
 
 VERSION = 1
 NOT_THE_CONTROLLERS = "holds other settings than the controller has written: find out who changes it"
-
-MOST_WORKERS = 1024  # as in config.toml
 
 PARAMETER_NAME = re.compile(r"(INBOUND|OUTBOUND)_SERVER_HTTP2_[A-Z0-9_]{1,64}")
 PARAMETER_VALUE = re.compile(r"[A-Za-z0-9.]{1,32}")
@@ -152,8 +150,8 @@ def _workers(linkerd: Mapping[str, Any]) -> Workers:
     tree = fields.need(linkerd, "workers", dict, "linkerd.")
     try:
         return Workers(
-            fields.whole(tree, "minimum", 1, MOST_WORKERS),
-            fields.whole(tree, "maximum", 1, MOST_WORKERS) if "maximum" in tree else None,
+            fields.whole(tree, "minimum", 1, MOST_CORES),
+            fields.whole(tree, "maximum", 1, MOST_CORES) if "maximum" in tree else None,
             fields.number(tree, "ratio", 1.0, least=0.0, most=1.0) if "ratio" in tree else None,
         )
     except FieldError as problem:

@@ -10,6 +10,7 @@ from typing import Any
 
 from exclave.api.fields import FieldError
 from exclave.api.group import (
+    MOST_CORES,
     GroupSpec,
     Port,
     account_of,
@@ -328,8 +329,12 @@ def _read_duration(option: str, text: str) -> str:
 
 
 def _port_number(text: str, option: str = "--port") -> int:
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 65535:
-        raise ValueError(f"{option}: a number from 1 to 65535 was expected, found {text!r}")
+    return _number(text, option, 65535)
+
+
+def _number(text: str, option: str, most: int) -> int:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= most:
+        raise ValueError(f"{option}: a number from 1 to {most} was expected, found {text!r}")
     return int(text)
 
 
@@ -352,5 +357,6 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "service_account": ("serviceAccount", str),
     "capture": ("capture", str),
     "inbound_policy": ("inboundPolicy", str),
+    "proxy_cores": ("proxyCores", partial(_number, option="--proxy-cores", most=MOST_CORES)),
 }
 """The key in a group's spec that each option of `group create` sets, and what reads its text or each of its texts."""
