@@ -46,13 +46,15 @@ class Boot:
         )
         self.identity = SimpleNamespace(svid=Latest(None))
         self.proxy = SimpleNamespace(observe_rules=self.rules_seen.append)
-        self.data_path = SimpleNamespace(rules=Latest(True))
+        self.data_path = SimpleNamespace(rules=Latest(True), link=Latest(True))
+        self.link = SimpleNamespace(problem=Latest(None))
         self.redirect = SimpleNamespace(observed=Latest(NOTHING), problem=Latest(None))
         yields = {
             "member_cluster": SimpleNamespace(server_addresses=SERVERS),
             "member": self.member,
             "identity": self.identity,
             "workload_api": SimpleNamespace(path=folder / "workload.sock"),
+            "link": self.link,
             "dns": SimpleNamespace(address="169.254.77.3"),
             "proxy": self.proxy,
             "data_path": self.data_path,
@@ -174,13 +176,15 @@ async def test_the_proxy_learns_from_the_kernel_which_instance_is_active(boot: B
     assert boot.rules_seen == ["a", "b", None]
 
 
-async def test_rules_that_the_kernel_refuses_count_as_lost(boot: Boot) -> None:
+@pytest.mark.parametrize("name", ["rules", "link"])
+async def test_rules_or_a_link_that_cannot_be_kept_count_as_lost(boot: Boot, name: str) -> None:
+    part = {"rules": boot.redirect, "link": boot.link}[name]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(boot.serve)
         for problem, stand in ((HostError(Fault.NFT_UNUSABLE, "no NAT", ""), False), (None, True)):
-            boot.redirect.problem.set(problem)
+            part.problem.set(problem)
             await trio.testing.wait_all_tasks_blocked()
-            assert boot.data_path.rules.value is stand
+            assert getattr(boot.data_path, name).value is stand
         boot.parts.endings.ask_nowait(Ending.STOP)
 
 

@@ -59,6 +59,8 @@ def whole() -> Parts:
     parts.data_path = fake_part(assessment=Assessment(is_steady=True))
     parts.confirming = fake_part(view=Confirmation())
     parts.steering = fake_part(problem=None)
+    parts.link = fake_part(problem=None)
+    parts.link.repairs = 3
     parts.redirect = fake_part(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
     parts.redirect.in_place, parts.redirect.repairs = True, 5
     parts.swap = fake_part(step=None, clients=None, problem=None)
@@ -186,6 +188,7 @@ def test_metrics_bear_the_names_of_the_contract() -> None:
         'exclave_api_requests_total{verb="get",code="200"}': 2,
         "exclave_certificate_not_after_seconds": NOW + 86400,
         'exclave_certificate_renewals_total{result="ok"}': 3,
+        "exclave_link_repairs_total": 3,
         "exclave_redirect_repairs_total": 5,
         'exclave_proxy_starts_total{instance="a"}': 1,
         'exclave_proxy_swaps_total{result="completed"}': 2,

@@ -60,8 +60,17 @@ from exclave.kit.formats.nft_json import parse_items
 from exclave.kit.formats.ranges import parse_span
 from exclave.kit.formats.times import epoch, parse_duration
 from exclave.kit.formats.x509 import not_before, read_blocks, read_certificates
-from exclave.kit.host.netlink import ERROR, read_attributes, read_body, read_messages, write_attribute, write_message
 from exclave.kit.host.sockets import read_sockets
+from exclave.kit.netlink.messages import (
+    ERROR,
+    read_attributes,
+    read_body,
+    read_messages,
+    split_datagram,
+    write_attribute,
+    write_message,
+)
+from exclave.link.events import is_about_link
 from exclave.member.facts import parse_os_release
 from exclave.proxy.metrics import read_expiry, read_samples
 from exclave.proxy.process.binary import read_version
@@ -139,6 +148,11 @@ OS_RELEASE = b'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (boo
 ROUTE = b'[{"type":"local","dst":"127.0.0.1","dev":"lo","prefsrc":"127.0.0.1","flags":[],"uid":0,"cache":["local"]}]'
 
 
+LINK_MESSAGE = write_message(16, 0, bytes(12), write_attribute(3, b"exclave0\0")) + write_message(
+    21, 0, bytes(4), write_attribute(1, bytes([169, 254, 77, 1]))
+)
+
+
 def read_netlink(content: bytes) -> None:
     for _, body in read_messages(content):
         for _, attribute in read_attributes(body[4:]):
@@ -153,9 +167,16 @@ KERNEL = (
         read_netlink,
         [CHANGE + GENERATION, write_message(ERROR, 0)],
         (ValueError,),
-        (read_messages, read_attributes, read_body),
+        (read_messages, split_datagram, read_attributes, read_body),
     ),
     Target("changes of nftables", lambda content: TransactionReader().receive(content), [CHANGE + GENERATION]),
+    Target(
+        "messages about links",
+        lambda content: [is_about_link(message) for message in split_datagram(content)],
+        [LINK_MESSAGE],
+        (ValueError,),
+        (split_datagram,),
+    ),
     Target("trace events", parse_events, [TRACE], (ValueError,), (parse_events,)),
     Target(
         "connections of conntrack",

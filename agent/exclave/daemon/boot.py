@@ -14,12 +14,14 @@ from exclave.daemon.address_move import AddressMover
 from exclave.daemon.loaded import report_loaded
 from exclave.daemon.parts import Parts
 from exclave.daemon.wanted_rules import open_steering
-from exclave.data_path.observer import DataPathObserver, open_data_path
+from exclave.data_path.observer import open_data_path
 from exclave.dns.server import open_dns
 from exclave.ending import Ending
+from exclave.errors import HostError
 from exclave.identity.rotator import open_identity
 from exclave.kit.formats.x509 import read_blocks
 from exclave.kit.systemd.sd_notify import notify
+from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
@@ -57,7 +59,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             )
         )
         parts.private = await enter(open_private_table(user.uid, endings))  # before the link that it protects
-        await enter(open_link(endings))
+        parts.link = await enter(open_link(endings))
         await enter(open_table(endings))
         await enter(open_keepalive(paths.runtime, endings))
         parts.names = names = await enter(open_dns(dns_address(), member.settings))
@@ -81,7 +83,8 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             for name, part in (
                 ("loaded", partial(report_loaded, member, identity, proxy)),
                 ("rules shown", partial(_show_rules, redirect, proxy)),
-                ("rules judged", partial(_judge_rules, redirect, data_path)),
+                ("rules judged", partial(_judge, redirect.problem, data_path.rules)),
+                ("link judged", partial(_judge, parts.link.problem, data_path.link)),
                 ("eviction", partial(_end_when_evicted, parts, member)),
                 ("new address", AddressMover(member, proxy, redirect, config.listing.drain).run),
                 ("walk", partial(_end_when_walking, parts, member)),
@@ -104,10 +107,10 @@ async def _show_rules(redirect: Redirect, proxy: Proxy) -> None:
         proxy.observe_rules(observed.instance)
 
 
-async def _judge_rules(redirect: Redirect, data_path: DataPathObserver) -> None:
-    """Report to the data path whether the kernel accepts the rules."""
-    async for problem in redirect.problem.changes():
-        data_path.rules.set(problem is None)
+async def _judge(problem: Latest[HostError | None], is_good: Latest[bool]) -> None:
+    """Report to the data path whether a part has no problem."""
+    async for found in problem.changes():
+        is_good.set(found is None)
 
 
 async def _end_when_evicted(parts: Parts, member: MemberClient) -> None:

@@ -17,6 +17,7 @@ from exclave.join.refusals import MOST_SKEW, clocks_differ
 from exclave.kit.formats.times import rfc3339
 from exclave.kit.tasks.latest import Latest
 from exclave.link.layout import INSTANCES
+from exclave.link.link import PrivateLink
 from exclave.listing.serving import Listing
 from exclave.member.client import MemberClient
 from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
@@ -42,6 +43,7 @@ class Parts:
     workload_api: WorkloadApi | None = None
     names: DnsStub | None = None
     private: PrivateTable | None = None
+    link: PrivateLink | None = None
     proxy: Proxy | None = None
     data_path: DataPathObserver | None = None
     confirming: Confirming | None = None
@@ -181,6 +183,8 @@ def _metrics(parts: Parts) -> Iterator[tuple[str, Any]]:
             yield "exclave_certificate_not_after_seconds", svid.not_after
         for result, count in sorted(parts.identity.renewals.items()):
             yield f'exclave_certificate_renewals_total{{result="{result}"}}', count
+    if parts.link is not None:
+        yield "exclave_link_repairs_total", parts.link.repairs
     if parts.redirect is not None:
         yield "exclave_redirect_repairs_total", parts.redirect.repairs
     if parts.proxy is not None:
@@ -265,7 +269,7 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         else:
             hint = "check with a new login that this machine is reachable, then run: exclave confirm"
             yield Problem("confirm-awaited", found.text, hint)
-    for part in (parts.private, parts.redirect):
+    for part in (parts.private, parts.link, parts.redirect):
         if part is not None and (error := part.problem.value) is not None:
             yield problem_of(error)
 

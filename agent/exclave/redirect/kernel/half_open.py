@@ -16,7 +16,8 @@ from ipaddress import ip_address
 
 import trio
 
-from exclave.kit.host.netlink import (
+from exclave.kit.host.procfs import local_addresses
+from exclave.kit.netlink.messages import (
     ACKNOWLEDGE,
     DONE,
     DUMP,
@@ -29,7 +30,6 @@ from exclave.kit.host.netlink import (
     write_attribute,
     write_message,
 )
-from exclave.kit.host.procfs import local_addresses
 
 log = logging.getLogger(__name__)
 
