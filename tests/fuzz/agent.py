@@ -78,6 +78,7 @@ from exclave.proxy.process.records import interpreter_of
 from exclave.redirect.kernel.half_open import parse_half_open
 from exclave.redirect.kernel.nft_events import TransactionReader, parse_events
 from exclave.redirect.kernel.observe import parse_listing
+from exclave.redirect.rules.source_rules import parse_rule
 from exclave.swap.evidence import count_clients, count_policies, count_sockets
 from exclave.workload_api.connection import (
     FETCH_X509_SVID,
@@ -148,6 +149,8 @@ OS_RELEASE = b'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (boo
 ROUTE = b'[{"type":"local","dst":"127.0.0.1","dev":"lo","prefsrc":"127.0.0.1","flags":[],"uid":0,"cache":["local"]}]'
 
 
+ROUTING_RULE = bytes([2, 0, 32, 0, 100, 0, 0, 1, 0, 0, 0, 0]) + write_attribute(2, bytes([10, 1, 0, 5]))
+
 LINK_MESSAGE = write_message(16, 0, bytes(12), write_attribute(3, b"exclave0\0")) + write_message(
     21, 0, bytes(4), write_attribute(1, bytes([169, 254, 77, 1]))
 )
@@ -177,6 +180,7 @@ KERNEL = (
         (ValueError,),
         (split_datagram,),
     ),
+    Target("a routing rule", parse_rule, [ROUTING_RULE], (ValueError,), (parse_rule,)),
     Target("trace events", parse_events, [TRACE], (ValueError,), (parse_events,)),
     Target(
         "connections of conntrack",

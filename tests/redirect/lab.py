@@ -137,6 +137,14 @@ class Lab:
                 await end.add_address(its, link)
             await end.must("ip", "link", "set", link, "up")
 
+    def join(self, machine: Machine, other: Machine, name: str) -> None:
+        """Make a tunnel between two machines, with a device of this name in both."""
+        command = [PYTHON, "-I", "-S", "-c", read_program("tunnel"), str(machine.pid), str(other.pid), name]
+        running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._running.append(running)
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"up\n"
+
     async def nft(self, *arguments: str) -> str:
         """Run nft in the machine; return its output."""
         return (await self.vm.must("nft", *arguments)).decode()

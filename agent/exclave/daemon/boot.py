@@ -21,7 +21,7 @@ from exclave.errors import HostError
 from exclave.identity.rotator import open_identity
 from exclave.kit.formats.x509 import read_blocks
 from exclave.kit.systemd.sd_notify import notify
-from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
@@ -36,6 +36,7 @@ from exclave.redirect.keepalive import open_keepalive
 from exclave.redirect.kernel.nft import find_active, find_armed
 from exclave.redirect.private_table import open_private_table
 from exclave.redirect.reconciler import Redirect, open_redirect, open_table
+from exclave.redirect.source_routing import open_source_routing
 from exclave.swap.swap import open_swap
 from exclave.workload_api.server import open_workload_api
 
@@ -60,6 +61,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         )
         parts.private = await enter(open_private_table(user.uid, endings))  # before the link that it protects
         parts.link = await enter(open_link(endings))
+        parts.routing = await enter(open_source_routing(member.captured, endings))
         await enter(open_table(endings))
         await enter(open_keepalive(paths.runtime, endings))
         parts.names = names = await enter(open_dns(dns_address(), member.settings))
@@ -83,8 +85,8 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             for name, part in (
                 ("loaded", partial(report_loaded, member, identity, proxy)),
                 ("rules shown", partial(_show_rules, redirect, proxy)),
-                ("rules judged", partial(_judge, redirect.problem, data_path.rules)),
-                ("link judged", partial(_judge, parts.link.problem, data_path.link)),
+                ("rules judged", partial(_judge, data_path.rules, redirect.problem, parts.routing.problem)),
+                ("link judged", partial(_judge, data_path.link, parts.link.problem)),
                 ("eviction", partial(_end_when_evicted, parts, member)),
                 ("new address", AddressMover(member, proxy, redirect, config.listing.drain).run),
                 ("walk", partial(_end_when_walking, parts, member)),
@@ -107,10 +109,11 @@ async def _show_rules(redirect: Redirect, proxy: Proxy) -> None:
         proxy.observe_rules(observed.instance)
 
 
-async def _judge(problem: Latest[HostError | None], is_good: Latest[bool]) -> None:
-    """Report to the data path whether a part has no problem."""
-    async for found in problem.changes():
-        is_good.set(found is None)
+async def _judge(is_good: Latest[bool], *problems: Latest[HostError | None]) -> None:
+    """Report to the data path whether there is no problem."""
+    async with open_any_change(*problems) as change:
+        async for _ in change.wakes():
+            is_good.set(all(problem.value is None for problem in problems))
 
 
 async def _end_when_evicted(parts: Parts, member: MemberClient) -> None:

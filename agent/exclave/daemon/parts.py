@@ -25,6 +25,7 @@ from exclave.member.state import Situation, Standing, State
 from exclave.proxy.instance import Proxy
 from exclave.redirect.private_table import PrivateTable
 from exclave.redirect.reconciler import Redirect
+from exclave.redirect.source_routing import SourceRouting
 from exclave.swap.swap import Swap
 from exclave.workload_api.server import WorkloadApi
 
@@ -44,6 +45,7 @@ class Parts:
     names: DnsStub | None = None
     private: PrivateTable | None = None
     link: PrivateLink | None = None
+    routing: SourceRouting | None = None
     proxy: Proxy | None = None
     data_path: DataPathObserver | None = None
     confirming: Confirming | None = None
@@ -269,7 +271,7 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         else:
             hint = "check with a new login that this machine is reachable, then run: exclave confirm"
             yield Problem("confirm-awaited", found.text, hint)
-    for part in (parts.private, parts.link, parts.redirect):
+    for part in (parts.private, parts.link, parts.routing, parts.redirect):
         if part is not None and (error := part.problem.value) is not None:
             yield problem_of(error)
 

@@ -39,6 +39,7 @@ from exclave.redirect.keepalive import remove_keepalive
 from exclave.redirect.kernel.nft import drain_table, remove_table
 from exclave.redirect.private_table import remove_private_table
 from exclave.redirect.reconciler import AppliedRecord
+from exclave.redirect.source_routing import remove_source_rules
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ async def clean_up(config: Config) -> list[str]:
     with _noted(problems):
         if (pid := await remove_keepalive(runtime)) is not None:
             done.append(f"keepalive process {pid} ended")
+    await remove_source_rules()
     await remove_link()
     await remove_private_table()
     done.append("link removed")

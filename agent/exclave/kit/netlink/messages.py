@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 ROUTE, NETFILTER = 0, 12  # protocol numbers of the sockets: NETLINK_ROUTE (links, addresses, rules), NETLINK_NETFILTER
-REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300  # flags of a message: NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP
+# Flags of a message: NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_DUMP, NLM_F_CREATE.
+REQUEST, ACKNOWLEDGE, EXCLUSIVE, DUMP, CREATE = 0x1, 0x4, 0x200, 0x300, 0x400
 ERROR, DONE = 2, 3  # kinds without a subsystem: NLMSG_ERROR, whose body begins with an errno, and NLMSG_DONE
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, kind, flags, sequence, port
@@ -58,9 +59,13 @@ def read_body(body: bytes) -> dict[int, bytes]:
 
 
 def write_message(kind: int, flags: int, *attributes: bytes, family: int = 0) -> bytes:
-    """A message; `family` is an address family's number, 0 for all of them."""
-    content = bytes([family, 0, 0, 0]) + b"".join(attributes)
-    return _HEADER.pack(_HEADER.size + len(content), kind, flags, 0, 0) + content
+    """A message of the netfilter family; `family` is an address family's number, 0 for all of them."""
+    return write_raw(kind, flags, bytes([family, 0, 0, 0]) + b"".join(attributes))
+
+
+def write_raw(kind: int, flags: int, body: bytes) -> bytes:
+    """A message with this body, which begins with the subsystem's header."""
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
 
 
 def write_attribute(kind: int, content: bytes, *, nested: bool = False) -> bytes:
