@@ -20,8 +20,7 @@ SOURCE = TOP / "agent"
 
 FILES = {
     "/etc/exclave/config.toml": "settings; see exclave-config(5)",
-    "/usr/lib/exclave/linkerd2-proxy": "Linkerd's proxy, which exclave proxy install makes",
-    "/var/lib/exclave-proxies": "the proxies that are installed",
+    "/var/lib/exclave-proxies": "the proxies that are installed, and a link to the one in use",
     "/var/lib/exclave": "the membership and its keys",
     "/run/exclave": "sockets, locks and the records of the proxies",
 }

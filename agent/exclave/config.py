@@ -178,7 +178,7 @@ class MemberConfig:
 class ProxyConfig:
     """The proxy. Durations are in seconds, sizes in bytes."""
 
-    binary: Path = _key(_path, '"/usr/lib/exclave/linkerd2-proxy"', "the proxy's program")
+    binary: Path = _key(_path, '"/var/lib/exclave-proxies/linkerd2-proxy"', "the proxy's program")
     user: str = _key(_text, '"exclave-proxy"', "the user that the proxy runs as")
     log: str = _key(_text, '"info"', "the proxy's log level or filter")
     drain: float = _key(_duration, '"30s"', "how long open connections may go on when this machine leaves")
@@ -191,6 +191,18 @@ class ProxyConfig:
         default=None,
     )
     store: Path = _key(_path, '"/var/lib/exclave-proxies"', "folder of the proxies that are installed")
+    mirror: str | None = _key(
+        _text,
+        '"registry.example.com/mirror"',
+        "a registry that has the image in place of its own",
+        default=None,
+    )
+    registry_ca_file: Path | None = _key(
+        _path, '"/etc/exclave/registry-ca.pem"', "the registry's CA; default: those of this machine", default=None
+    )
+    registry_auth_file: Path | None = _key(
+        _path, '"/etc/exclave/auth.json"', "passwords for registries, as docker login writes them", default=None
+    )
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def test_the_example_file_has_the_defaults() -> None:
 
 
 def test_an_example_is_marked_as_one() -> None:
-    assert '# The proxy\'s program.\n#binary = "/usr/lib/exclave/linkerd2-proxy"\n' in example_config()
+    assert '# The proxy\'s program.\n#binary = "/var/lib/exclave-proxies/linkerd2-proxy"\n' in example_config()
     assert (
         "# Connections from here to these ports are not captured. Example:\n#exclude_outbound_ports = [3306]\n"
         in example_config()

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from exclave.confirm.confirm import Unconfirmed, load_unconfirmed
 from exclave.errors import Fault, HostError
 from support.fake_replies import fake_replies, json_lines
 from support.mesh import RECORD, unreachable_token
+from support.registry import proxy_image, run_registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("folder")]
 
@@ -49,6 +51,26 @@ def test_without_capabilities_a_join_relies_on_an_agent_that_has_checked_the_hos
     with pytest.raises(HostError) as refused:
         CHECK(token, config)
     assert refused.value.fault is Fault.NO_PRIVILEGE
+
+
+def test_a_machine_without_a_proxy_installs_the_tokens_before_it_uses_the_token(
+    vm: Vm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "can_change_network", lambda: False)
+    monkeypatch.setattr("exclave.proxy_install.install.platform.machine", lambda: "x86_64")
+    present = write_proxy(vm)
+    binary, store = vm.runtime.parent / "lib/linkerd2-proxy", vm.runtime.parent / "proxies"
+    config = Config(Paths(vm.state, vm.runtime), proxy=ProxyConfig(binary, "nobody", store=store))
+    with run_registry() as registry, fake_replies(vm.runtime, *[status_of("unjoined", "")] * 2):
+        proxy_image(registry, present.read_bytes())
+        token = encode_token(replace(unreachable_token(), proxy_image=registry.image("linkerd/proxy:v2")))
+        with pytest.raises(HostError) as refused:
+            CHECK(token, config)
+        assert refused.value.fault is Fault.DOWNLOAD
+        token = encode_token(replace(unreachable_token(), proxy_image=registry.image()))
+        CHECK(token, config)
+    assert binary.read_bytes() == present.read_bytes()
+    assert "this machine has no proxy yet; installing" in capsys.readouterr().err
 
 
 def write_proxy(vm: Vm) -> Path:

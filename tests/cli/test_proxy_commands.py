@@ -4,12 +4,19 @@ import json
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from exclave.api.settings import Settings, render_settings
 from exclave.cli import main as cli
+from exclave.cli.proxy_commands import install_missing_proxy
+from exclave.config import Config, load_config
+from exclave.errors import UsageError
+from exclave.member.record import make_folder, store_settings
 from exclave.proxy_install import install as module
+from support.mesh import make_settings
 from support.registry import Answer, Registry, proxy_image, run_registry, sha256
 
 GREETING = "#!/bin/sh\necho 'INFO linkerd2_proxy: release {} (abc1234) by linkerd on 2026-08-01'\nexit 64\n"
@@ -25,9 +32,17 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.binary = folder / "lib" / "linkerd2-proxy"
-        (folder / "config.toml").write_text(
-            f'[proxy]\nbinary = "{self.binary}"\nstore = "{folder / "proxies"}"\nuser = "nobody"\n'
-        )
+        self.state = folder / "state"
+        self.configure()
+
+    def configure(self, *lines: str) -> None:
+        """Write the configuration, with more lines about the proxy."""
+        proxy = [f'binary = "{self.binary}"', f'store = "{self.folder / "proxies"}"', 'user = "nobody"', *lines]
+        paths = [f'state = "{self.state}"', f'runtime = "{self.folder / "run"}"']
+        (self.folder / "config.toml").write_text("\n".join(["[proxy]", *proxy, "[paths]", *paths, ""]))
+
+    def config(self) -> Config:
+        return load_config(self.folder / "config.toml")
 
     def run(self, *words: str) -> int:
         return cli.main(["proxy", *words, "--config", str(self.folder / "config.toml")])
@@ -132,6 +147,69 @@ def test_a_program_that_cannot_work_here_is_refused(
     assert words in capsys.readouterr().err
     assert not host.binary.exists()
     assert list((folder / "proxies").iterdir()) == []
+
+
+def settings_with(image: str, tag: str = "v1", digest: str = "") -> Settings:
+    """Settings of a member whose cluster runs this image."""
+    settings = make_settings()
+    linkerd = replace(settings.linkerd, proxy_image=image, proxy_version=tag, proxy_digest=digest)
+    return replace(settings, linkerd=linkerd)
+
+
+def be_member(host: Host, settings: Settings) -> None:
+    make_folder(host.state, 0o700)
+    store_settings(host.state, render_settings(settings))
+
+
+def test_a_member_installs_what_its_cluster_runs(
+    host: Host, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = proxy_image(registry, program("2.366.0"))
+    be_member(host, settings_with(f"{registry.host}/linkerd/proxy", "moved-away", digest))
+    assert host.run("install") == 0
+    assert f"from {registry.host}/linkerd/proxy:moved-away@{digest}\n" in capsys.readouterr().err
+    assert host.binary.is_symlink()
+
+
+def test_a_member_of_a_cluster_that_names_no_image_names_one(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    be_member(host, settings_with(""))
+    assert host.run("install") == 2
+    assert "one source was expected" in capsys.readouterr().err
+
+
+def test_the_configuration_names_a_mirror_for_all_images(host: Host, registry: Registry) -> None:
+    proxy_image(registry, program("2.366.0"))
+    host.configure(f'mirror = "{registry.host}"')
+    be_member(host, settings_with("cr.example.com/linkerd/proxy"))
+    assert host.run("install") == 0
+    assert host.binary.is_symlink()
+
+
+def test_a_join_installs_the_tokens_image_where_there_is_no_proxy(
+    host: Host, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proxy_image(registry, program("2.366.0"))
+    install_missing_proxy(registry.image(), host.config())
+    assert host.binary.read_bytes() == program("2.366.0")
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [
+        f"this machine has no proxy yet; installing {registry.image()}",
+        f"installed: 2.366.0-{sha256(program('2.366.0'))[:12]}",
+    ]
+    registry.requests.clear()
+    install_missing_proxy(registry.image("linkerd/proxy:v2"), host.config())
+    assert registry.requests == [], "there is one now, and a person chooses whether it is replaced"
+
+
+def test_a_join_without_a_proxy_and_without_an_image_installs_nothing(host: Host) -> None:
+    install_missing_proxy("", host.config())
+    assert not host.binary.exists()
+
+
+@pytest.mark.parametrize("text", ["--help", "proxy", "cr.example.com/proxy:v1 --file x", "x" * 10_000])
+def test_an_image_of_a_token_that_is_no_image_is_refused(host: Host, text: str) -> None:
+    with pytest.raises(UsageError, match=r"is no name of an image|names no registry"):
+        install_missing_proxy(text, host.config())
 
 
 def test_one_source_is_expected(host: Host, capsys: pytest.CaptureFixture[str]) -> None:

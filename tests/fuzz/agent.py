@@ -25,7 +25,7 @@ from exclave.api.identity import MeshIdentity
 from exclave.api.issuer import read_anchors, read_issuer
 from exclave.api.join_token import PREFIX, JoinToken, decode_token, encode_token
 from exclave.api.jwt import read_claims_untrusted
-from exclave.api.linkerd_config import read_linkerd
+from exclave.api.linkerd.config import read_linkerd
 from exclave.api.malformed import MALFORMED
 from exclave.api.member import read_conditions, view_member
 from exclave.api.names import parse_member_name

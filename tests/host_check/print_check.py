@@ -9,7 +9,7 @@ from exclave.errors import HostError
 from exclave.host_check.check import check_host
 
 try:
-    found = {"warnings": trio.run(check_host, Path("/usr/lib/exclave/linkerd2-proxy"), strict_exception_groups=True)}
+    found = {"warnings": trio.run(check_host, Path("/nowhere"), strict_exception_groups=True)}
 except HostError as error:
     found = {"code": error.fault.code, "message": error.message, "hint": error.hint}
 print(json.dumps(found))

@@ -349,7 +349,7 @@ async def test_an_agent_without_a_binary_reports_that_and_ends() -> None:
         assert report == {
             "error": "proxy-unusable",
             "message": f"there is no proxy at {absent}",
-            "hint": "install linkerd2-proxy there, or set its path in config.toml: [proxy] binary",
+            "hint": "install it: exclave proxy install; or set its path in config.toml: [proxy] binary",
         }
 
 

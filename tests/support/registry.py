@@ -122,8 +122,8 @@ def proxy_image(registry: Registry, program: bytes, architecture: str = "amd64")
 
 
 @contextmanager
-def run_registry() -> Iterator[Registry]:
-    """A registry that answers while open."""
+def run_registry(port: int = 0) -> Iterator[Registry]:
+    """A registry that answers while open. `port`: 0 for any."""
     registry = Registry()
 
     class Handler(BaseHTTPRequestHandler):
@@ -144,7 +144,7 @@ def run_registry() -> Iterator[Registry]:
         def log_message(self, *_: object) -> None:
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     registry.host = f"127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))

@@ -29,7 +29,7 @@ from vm.machine import LIMIT, AnyMachine, BootedMachine, open_machine
 from vm.roots import Layers
 
 HERE = Path(__file__).parent
-PROXY = "/usr/lib/exclave/linkerd2-proxy"
+PROXY = "/var/lib/exclave-proxies/linkerd2-proxy"
 TOKEN_USES = 60  # machines of one stage that may join
 
 POD_BY_ADDRESS = f"http://{mesh.POD}:{mesh.POD_PORT}/"

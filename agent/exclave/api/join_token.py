@@ -39,6 +39,7 @@ class JoinToken:
     group: str
     token: str = field(repr=False)  # a Kubernetes JWT
     expires: float  # epoch seconds, for messages only
+    proxy_image: str = ""  # that the cluster runs, for a machine without a proxy; "" if it is unknown
 
     @property
     def account(self) -> str:
@@ -87,6 +88,7 @@ def encode_token(token: JoinToken) -> str:
         "group": token.group,
         "token": token.token,
         "expires": rfc3339(token.expires),
+        **({"proxyImage": token.proxy_image} if token.proxy_image else {}),
     }
     packed = zlib.compress(json.dumps(tree, separators=(",", ":")).encode(), 9)
     return PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("=")
@@ -128,14 +130,16 @@ def _parse(content: bytes) -> JoinToken:
         if not isinstance(servers, list):
             raise TypeError
         texts = [tree[key] for key in ("namespace", "group", "token", "expires")]
-        expires = epoch(texts[3])
+        expires, image = epoch(texts[3]), tree.get("proxyImage", "")
         if expires is None or not all(isinstance(text, str) and text for text in [ca, *texts, *servers]) or not servers:
             raise ValueError
+        if not isinstance(image, str):
+            raise TypeError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _malformed("the join token lacks something that every join token holds") from None
     if not all(server.startswith("https://") for server in servers):
         raise _malformed("the join token names a server that is not reached by https")
-    token = JoinToken(tuple(servers), ca, texts[0], texts[1], texts[2], expires)
+    token = JoinToken(tuple(servers), ca, texts[0], texts[1], texts[2], expires, image)
     if token.account.split(".")[0] != token.group:
         raise _malformed("the join token is for one group and the account inside for another")
     return token

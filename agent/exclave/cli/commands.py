@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import trio
 
 from exclave.api.join_token import decode_token
+from exclave.cli.proxy_commands import install_missing_proxy
 from exclave.config import Config
 from exclave.confirm.confirm import Unconfirmed, forget_unconfirmed, store_unconfirmed
 from exclave.control.client import SOCKET_NAME as CONTROL
@@ -137,9 +138,14 @@ def _join_beside(
 
 
 def _check(token: str, config: Config) -> None:
-    """Raise ExclaveError if token or host cannot be used, before one of the token's uses is used up."""
-    decode_token(token)
+    """Raise ExclaveError if token or host cannot be used, before one of the token's uses is used up.
+
+    A proxy is installed if there is none.
+    """
+    image = decode_token(token).proxy_image
     _run(partial(_check_machine, config))
+    install_missing_proxy(image, config)
+    _run(partial(check_proxy, config.proxy, config.paths.runtime))
 
 
 async def _check_machine(config: Config) -> None:
@@ -147,7 +153,6 @@ async def _check_machine(config: Config) -> None:
     if can_change_network() or not _is_agent_running(config.paths.runtime):
         for warning in await check_host(config.proxy.binary):
             print_err(f"warning: {warning}")
-    await check_proxy(config.proxy, config.paths.runtime)
 
 
 def _is_agent_running(runtime: Path) -> bool:

@@ -118,7 +118,8 @@ def _add_proxy_commands(commands: Any) -> list[argparse.ArgumentParser]:
         which = "of this instance; default: the one that the rules point to"
         command.add_argument("--instance", choices=("a", "b"), help=which)
     install = add("install", partial(_proxies, "install_proxy"), "download a proxy, test it here, and use it")
-    install.add_argument("image", nargs="?", metavar="IMAGE", help="such as cr.l5d.io/linkerd/proxy:TAG@sha256:DIGEST")
+    which = "such as cr.l5d.io/linkerd/proxy:TAG@sha256:DIGEST; default: the image that the cluster of this member runs"
+    install.add_argument("image", nargs="?", metavar="IMAGE", help=which)
     for option, kind, metavar, help_of_option in (
         ("--mirror", str, "HOST[/PREFIX]", "a registry that has the image in place of the one in its name"),
         ("--file", Path, "FILE", "the program itself, in place of an image"),

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
 from typing import TypeVar
 
 from exclave.api.definitions.admission import first_fault
 from exclave.api.group import namespace_fault, parse_group
 from exclave.api.issuer import Issuer
-from exclave.api.linkerd_config import config_fault, read_linkerd
+from exclave.api.linkerd.config import config_fault, read_linkerd
+from exclave.api.linkerd.proxy_image import with_digest
 from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.member import Condition, view_member
 from exclave.api.names import group_of_member, parse_member_name
@@ -117,8 +117,7 @@ class ClusterState:
                 lambda one, problem: self.malformed.report(f"EndpointSlice {'/'.join(key_of(one))}", problem),
             )
             control_plane = last_good(found, before.control_plane if before else None)
-            linkerd = replace(linkerd, proxy_digest="")
-            linkerd = replace(linkerd, proxy_digest=self.proxy_images.get(linkerd.proxy_reference, ""))
+            linkerd = with_digest(linkerd, self.proxy_images)
             self.mesh = Mesh(linkerd, self.trust.anchors, issuer.sha256, control_plane, issuer.not_after, issuer.path)
         return (self.mesh, self.mesh_fault, self.mesh_faults) != (before, fault, faults_before)
 

@@ -2,13 +2,14 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from exclave.admin.objects import group_objects
+from exclave.admin.objects import Manifest, group_objects
 from exclave.admin.token.verbs import (
     TITLES,
     check_access,
@@ -25,7 +26,7 @@ from exclave.admin.token.verbs import (
     token_row,
 )
 from exclave.api.join_token import decode_token
-from exclave.api.requests import MEMBERS, NAMESPACES, SERVICE_ACCOUNTS
+from exclave.api.requests import CONFIG_MAPS, MEMBERS, MERGE_PATCH, NAMESPACES, PODS, SERVICE_ACCOUNTS, path_of
 from exclave.cluster.credential import read_token_times
 from exclave.errors import ExclaveError, Fault
 from peers.conftest import Server
@@ -64,7 +65,46 @@ def test_a_token_is_one_line_and_nothing_else(admin: Admin, namespace: str, serv
     assert lines[0] == f"with the line above up to 3 machines join: group web, namespace {namespace}"
     assert re.fullmatch(r"until \S+Z \(in 30m\); everybody who has the line can use it", lines[1])
     assert lines[2] == "on the machine: sudo exclave join, then paste the line"
-    assert lines[3] == f"to revoke it: kubectl exclave token revoke {token.account[9:14]} -n {namespace}"
+    assert lines[3].startswith("Linkerd's settings cannot be read here, so the line does not name the proxy's image: ")
+    assert lines[4] == f"to revoke it: kubectl exclave token revoke {token.account[9:14]} -n {namespace}"
+
+
+IMAGE, DIGEST = "cr.l5d.io/linkerd/proxy:edge-26.8.3", f"sha256:{'0a' * 32}"
+
+
+@pytest.fixture
+def linkerd(server: Server) -> Iterator[None]:
+    """Linkerd's configuration, and a pod of its destination component."""
+    labels = {"linkerd.io/control-plane-component": "destination"}
+    pod = {
+        "metadata": {"name": "linkerd-destination-1", "namespace": "linkerd", "labels": labels},
+        "spec": {"containers": [{"name": "linkerd-proxy", "image": IMAGE}]},
+    }
+    config = {
+        "metadata": {"name": "linkerd-config", "namespace": "linkerd"},
+        "data": {"values": "{clusterDomain: cluster.local, linkerdVersion: edge-26.8.3}"},
+    }
+    status = {"containerStatuses": [{"name": "linkerd-proxy", "imageID": f"cr.l5d.io/linkerd/proxy@{DIGEST}"}]}
+    objects = [
+        Manifest(NAMESPACES, None, {"metadata": {"name": "linkerd"}}),
+        Manifest(CONFIG_MAPS, "linkerd", config),
+        Manifest(PODS, "linkerd", pod),
+    ]
+    put(server, objects)
+    with server.client(server.admin_token) as client:
+        path = path_of(PODS, "linkerd", "linkerd-destination-1", "status")
+        answer = client.patch(path, json={"status": status}, headers={"Content-Type": MERGE_PATCH})
+        assert answer.status_code == 200, answer.text
+        yield
+        for one in reversed(objects):
+            client.delete(path_of(one.resource, one.namespace, one.name))
+
+
+@pytest.mark.usefixtures("group", "linkerd")
+def test_it_names_the_image_that_linkerd_runs(admin: Admin, namespace: str) -> None:
+    typed = admin.type("token", "create", "web", "-n", namespace, *SERVER)
+    assert decode_token(typed.out).proxy_image == f"{IMAGE}@{DIGEST}"
+    assert "proxy's image" not in typed.err
 
 
 @pytest.mark.usefixtures("group")
@@ -222,7 +262,7 @@ def test_a_member_joins_again_by_a_token_for_it_alone(admin: Admin, namespace: s
     notes = typed.err.removeprefix(NOT_ACCEPTED_YET).splitlines()
     assert notes[0] == "the former member web-k7q2x-2 and its credential are deleted"
     assert notes[1].startswith("with the line above this machine becomes member web-k7q2x-2 again: group web")
-    assert notes[4] == f"to revoke it: kubectl exclave token revoke k7q2x-2 -n {namespace}"
+    assert notes[-1] == f"to revoke it: kubectl exclave token revoke k7q2x-2 -n {namespace}"
     assert accounts(admin, namespace) == ["web.rejoin.k7q2x-2"]
     assert admin.kubectl.get(MEMBERS, namespace, "web-k7q2x-2") is None
     again = admin.type("token", "create", "-n", namespace, "--for", "web-k7q2x-2", *SERVER)

@@ -108,7 +108,7 @@ async def test_a_version_that_cannot_work_is_refused(folder: Path, version: str)
 async def test_a_missing_file_is_refused(folder: Path) -> None:
     assert await refused(folder / "proxy") == (
         f"there is no proxy at {folder}/proxy",
-        "install linkerd2-proxy there, or set its path in config.toml: [proxy] binary",
+        "install it: exclave proxy install; or set its path in config.toml: [proxy] binary",
     )
 
 

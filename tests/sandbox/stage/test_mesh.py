@@ -6,7 +6,7 @@ import pytest
 
 from exclave.api.group import parse_group
 from exclave.api.issuer import read_anchors
-from exclave.api.linkerd_config import read_linkerd
+from exclave.api.linkerd.config import read_linkerd
 from exclave.api.requests import CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, PODS, create, get
 from exclave.api.settings import ControlPlane
 from exclave.cluster.client import open_cluster

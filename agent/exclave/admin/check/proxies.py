@@ -37,7 +37,7 @@ def proxy_rows(members: Iterable[Object], anchors: str | None, now: float) -> li
         row(
             "all members run the same version of the proxy",
             counts if len(versions) > 1 else None,
-            "replace /usr/lib/exclave/linkerd2-proxy on those machines: the agent moves traffic to it",
+            "on those machines: exclave proxy install; the agent moves traffic to the new one",
             "warning",
         ),
     ]

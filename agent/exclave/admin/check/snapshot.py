@@ -6,7 +6,7 @@ from exclave.admin.check.rights import ObjectIndex, foreign_objects, index_objec
 from exclave.admin.kubectl import Kubectl, Objects
 from exclave.admin.objects import Installation, Manifest, group_objects, read_installation
 from exclave.api import requests as kinds
-from exclave.api.linkerd_config import config_fault, read_linkerd
+from exclave.api.linkerd.config import config_fault, read_linkerd
 from exclave.api.malformed import mapping_in
 from exclave.api.names import CONTROLLER
 from exclave.api.requests import Object
@@ -90,6 +90,14 @@ class ClusterSnapshot:
         named.append(kubectl.get(kinds.CLUSTER_ROLES, None, CONTROLLER))
         existing = [one for one in named if one is not None]
         return index_objects([*self.namespaces, *kubectl.list(kinds.ROLES), *self.bindings, *existing])
+
+
+def find_linkerd_namespace(kubectl: Kubectl, controllers: str) -> str:
+    """Linkerd's namespace as chosen at the installation; the usual one if this is unknown. Raises ClusterError."""
+    try:
+        return ClusterSnapshot(kubectl, controllers, None).linkerd
+    except ApiRefusal:
+        return "linkerd"
 
 
 def find_opaque_ports(kubectl: Kubectl, linkerd: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from exclave.admin import arguments
 from exclave.admin.check.rights import MACHINE_ACCOUNT
-from exclave.admin.check.snapshot import ClusterSnapshot, find_foreign, find_opaque_ports
+from exclave.admin.check.snapshot import find_foreign, find_linkerd_namespace, find_opaque_ports
 from exclave.admin.group.checks import (
     check_accounts_namespace,
     check_namespace,
@@ -122,7 +122,7 @@ def _create(session: Session, options: argparse.Namespace) -> int:
         checked_spec(name, chosen)
         print_out(yaml_file(one.body for one in group_objects(namespace, name, chosen, options.controller_namespace)))
         return 0
-    linkerd = _linkerd_namespace(session, options)
+    linkerd = find_linkerd_namespace(session.kubectl, options.controller_namespace)
     check_namespace(namespace, name, options.controller_namespace, linkerd)
     found = session.kubectl.get(kinds.WORKLOAD_GROUPS, namespace, name)
     odd, foreign = _check_accounts_namespace(session, options, found)
@@ -138,14 +138,6 @@ def _create(session: Session, options: argparse.Namespace) -> int:
             print_out(str(change))
     session.note(f"to let a machine join: kubectl exclave token create {name} -n {namespace}")
     return 0
-
-
-def _linkerd_namespace(session: Session, options: argparse.Namespace) -> str:
-    """Linkerd's namespace as chosen at the installation; the usual one if this is unknown."""
-    try:
-        return ClusterSnapshot(session.kubectl, options.controller_namespace, None).linkerd
-    except ApiRefusal:
-        return "linkerd"
 
 
 def _check_accounts_namespace(

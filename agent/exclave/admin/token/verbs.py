@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from exclave.admin import arguments
+from exclave.admin.check.snapshot import find_linkerd, find_linkerd_namespace
 from exclave.admin.member.rows import is_live
 from exclave.admin.objects import (
     CREDENTIAL_LIFE,
@@ -33,9 +34,10 @@ from exclave.admin.objects import (
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing, age, human_duration, object_name, yaml_text
 from exclave.api.join_token import JoinToken, encode_token
+from exclave.api.linkerd.proxy_image import PODS_LABEL, running_images, with_digest
 from exclave.api.member import condition_of
 from exclave.api.names import ACCOUNTS_LABEL, EXPIRES, accounts_namespace, parse_member_name
-from exclave.api.requests import MEMBERS, NAMESPACES, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, Object
+from exclave.api.requests import MEMBERS, NAMESPACES, PODS, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, Object
 from exclave.cluster.credential import read_token_times
 from exclave.errors import ApiRefusal, ClusterError, Fault, UsageError
 from exclave.kit.formats.times import epoch, format_duration, parse_duration, rfc3339
@@ -47,6 +49,11 @@ ID_LENGTH = 5
 
 LONGEST_CREDENTIAL = 30 * 86400.0  # seconds of lifetime that we request for a machine's credential
 SLACK = 60.0  # seconds of difference that we ignore, because clocks differ
+
+NO_IMAGE = (
+    "Linkerd's settings cannot be read here, so the line does not name the proxy's image: "
+    "a machine without a proxy needs one first (exclave proxy install IMAGE)"
+)
 
 TITLES = ("ID", "GROUP", "USES", "USED", "EXPIRES", "AGE", "FOR")
 
@@ -146,7 +153,8 @@ def _create(session: Session, options: argparse.Namespace) -> int:
         manifest = join_account(session.namespace, group, token_id, options.uses, now + ttl)
     jwt = _account_and_token(session, manifest, int(ttl))
     expires = _settle_expiry(session, manifest, jwt, now, ttl)
-    line = encode_token(JoinToken(servers, ca, session.namespace, group, jwt, expires))
+    image = _running_image(session, options.controller_namespace)
+    line = encode_token(JoinToken(servers, ca, session.namespace, group, jwt, expires, image))
     (account,) = token_accounts([manifest.body])
     result: Object = {"token": line, "id": account.id, "account": account.name, "group": group}
     result |= {"namespace": session.namespace, "uses": options.uses, "expires": rfc3339(expires)}
@@ -156,6 +164,8 @@ def _create(session: Session, options: argparse.Namespace) -> int:
     else:
         print_out(_in_form(result, options.output))
         session.note(*token_notes(group, session.namespace, options.member, options.uses, expires, now))
+    if not image:
+        session.note(NO_IMAGE)
     for note in _cap_notes(session, options.controller_namespace):
         session.note(note)
     session.note(f"to revoke it: kubectl exclave token revoke {account.id} -n {session.namespace}")
@@ -166,6 +176,21 @@ def _in_form(result: Object, form: str | None) -> str:
     if form == "json":
         return VisibleText(json.dumps(result, indent=4))
     return yaml_text(result) if form == "yaml" else str(result["token"])
+
+
+def _running_image(session: Session, controllers: str) -> str:
+    """The proxy's image that Linkerd runs, from objects of Linkerd's namespace alone; "" if they cannot be read."""
+    kubectl = session.kubectl
+    namespace = find_linkerd_namespace(kubectl, controllers)
+    try:
+        linkerd, _ = find_linkerd(kubectl, namespace)
+    except ApiRefusal:
+        return ""
+    try:
+        images = running_images(kubectl.list(PODS, namespace, PODS_LABEL))
+    except ApiRefusal:
+        images = {}
+    return with_digest(linkerd, images).proxy_reference if linkerd is not None else ""
 
 
 def _cap_notes(session: Session, controllers: str) -> list[str]:

@@ -124,7 +124,7 @@ def check_file(binary: Path) -> None:
     if not binary.is_file():
         raise unusable(
             f"there is no proxy at {binary}",
-            "install linkerd2-proxy there, or set its path in config.toml: [proxy] binary",
+            "install it: exclave proxy install; or set its path in config.toml: [proxy] binary",
         )
 
 

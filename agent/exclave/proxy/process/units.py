@@ -314,19 +314,21 @@ async def open_units(runtime: Path, config: ProxyConfig, user: ProxyUser) -> Uni
     return Units(runtime, user)
 
 
-async def check_proxy(config: ProxyConfig, runtime: Path) -> None:
-    """Raise HostError if the proxy's user or binary cannot be used. Runs the binary as that user, or as a unit does.
+async def check_proxy(config: ProxyConfig, runtime: Path, binary: Path | None = None) -> str | None:
+    """The version of the proxy's binary, None if it is unknown. Runs it as the proxy's user, or as a unit does.
 
-    A process that may do neither checks only that the file exists: the agent's own check follows.
+    `binary`: another one than the configured. A process that may do neither checks only that the file exists: the
+    agent's own check follows. Raises HostError if the user or the binary cannot be used.
     """
+    binary = binary or config.binary
     user = await find_proxy_user(config.user)
     if has_capability(CAP_SETUID):
-        await check_binary(config.binary, user)
-    elif (units := await open_units(runtime, config, user)) is not None:
+        return await check_binary(binary, user)
+    if (units := await open_units(runtime, config, user)) is not None:
         units.write_etc(dns_address())  # the unit needs it, and before a join no agent has written it
-        await units.check(config.binary)
-    else:
-        check_file(config.binary)
+        return await units.check(binary)
+    check_file(binary)
+    return None
 
 
 async def _check_user(state: UnitState, config: ProxyConfig, user: ProxyUser) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from exclave.api.linkerd_config import NETWORKS, config_fault, read_linkerd
+from exclave.api.linkerd.config import NETWORKS, config_fault, read_linkerd
 from exclave.api.settings import LinkerdSettings, Workers
 
 VALUES: dict[str, Any] = {

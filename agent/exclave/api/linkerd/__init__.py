@@ -1,0 +1,1 @@
+"""What Linkerd's own objects state: its configuration, and the images that its pods run."""
