@@ -25,7 +25,19 @@ from support.mesh import RECORD, SERVERS, make_settings, mesh
 GOLDEN = Path(__file__).parent / "golden" / "boot.txt"
 
 LOWER = ("member_cluster", "member", "identity", "workload_api", "private_table", "link", "source_routing", "table")
-ORDER = (*LOWER, "keepalive", "dns", "proxy", "data_path", "confirm", "steering", "redirect", "swap", "listing")
+ORDER = (
+    *LOWER,
+    "keepalive",
+    "dns",
+    "proxy",
+    "data_path",
+    "confirm",
+    "steering",
+    "redirect",
+    "firewall",
+    "swap",
+    "listing",
+)
 
 
 class Boot:

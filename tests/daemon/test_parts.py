@@ -63,6 +63,7 @@ def whole() -> Parts:
     parts.link.repairs = 3
     parts.redirect = fake_part(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
     parts.redirect.in_place, parts.redirect.repairs = True, 5
+    parts.firewall = fake_part(blocked=None)
     parts.swap = fake_part(step=None, clients=None, problem=None)
     parts.swap.results = Counter(completed=2)
     parts.listing = fake_part(state=READY)
@@ -413,6 +414,10 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
             "data_path", "assessment", Assessment(reason=DataPathFault.PROXY_AWAY, message="no proxy is ready; wait")
         ),
         Problem("proxy-away", "no proxy is ready; wait", "see the proxy's own log in the runtime folder"),
+    ),
+    "a firewall of the host that keeps pods out": (
+        set_value("firewall", "blocked", SimpleNamespace(message="a policy drops it", hint="iptables -I …")),
+        Problem("firewall-blocks", "a policy drops it", "iptables -I …; and add it to the file that makes these rules"),
     ),
     "rules that are to be confirmed": (
         set_value("confirming", "view", Confirmation(Stage.RUNNING, 60.0, 75.0)),

@@ -53,6 +53,9 @@ from exclave.errors import ConfigError, TokenError
 from exclave.explain.explain import parse_query
 from exclave.explain.kernel_state import parse_route
 from exclave.explain.table import parse_rule_texts, parse_table
+from exclave.firewall.iptables import parse_saved, parse_saved_rule
+from exclave.firewall.ruleset import parse_foreign_tables
+from exclave.firewall.ruleset import parse_table as parse_foreign_table
 from exclave.identity.svid import SvidError, check_svid
 from exclave.kit.formats.host_port import split_host_port
 from exclave.kit.formats.json_text import parse_json, parse_json_cut
@@ -146,6 +149,7 @@ SOCKETS = b"""\
    0: 0100007F:9286 0100007F:90C1 06 00000000:00000000 03:00001339 00000000     0        0 0 3 00000000d72f4317
 """
 OS_RELEASE = b'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'
+SAVED_RULES = b"*filter\n-A INPUT ! -i lo -p tcp -m tcp --dport 1:9 -m comment --comment 'a b' -j DROP\nCOMMIT\n"
 ROUTE = b'[{"type":"local","dst":"127.0.0.1","dev":"lo","prefsrc":"127.0.0.1","flags":[],"uid":0,"cache":["local"]}]'
 
 
@@ -198,6 +202,9 @@ KERNEL = (
     ),
     Target("what nft -j prints", of_text(parse_items), [TABLE_JSON], (ValueError,), (parse_items,)),
     Target("a table as nft lists it", of_text(parse_table), [TABLE_JSON], (ValueError,), (parse_table,)),
+    Target("a table of others", parse_foreign_table, [TABLE_JSON], (ValueError,), (parse_foreign_table,)),
+    Target("chains of others", parse_foreign_tables, [TABLE_JSON], (ValueError,), (parse_foreign_tables,)),
+    Target("rules of iptables", of_text(parse_saved), [SAVED_RULES], (), (parse_saved, parse_saved_rule)),
     Target("a table as nft's text", of_text(parse_rule_texts), [TABLE_TEXT], (ValueError,), (parse_rule_texts,)),
     Target("a route", parse_route, [ROUTE], (ValueError,), (parse_route,)),
     Target(

@@ -240,6 +240,29 @@ def test_chains_of_another_mesh_that_no_hook_leads_to_are_a_warning(host: Host) 
     }
 
 
+FIREWALLS = {
+    "nft 'table inet t { chain in { type filter hook input priority 0; policy drop; tcp dport 8080 accept; }; }'": (
+        "the policy of chain in of table inet t",
+        "nft 'insert rule inet t in ct status dnat accept'",
+    ),
+    "iptables-nft -P INPUT DROP; ip6tables-nft -P INPUT DROP; iptables-nft -A INPUT -p tcp --dport 8080 -j ACCEPT": (
+        "the policy of chain INPUT of table ip filter",
+        "iptables -t filter -I INPUT -m conntrack --ctstate DNAT -j ACCEPT",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", FIREWALLS)
+def test_a_firewall_that_keeps_pods_out_is_a_warning_until_the_named_command_was_run(script: str, host: Host) -> None:
+    what, command = FIREWALLS[script]
+    network = "ip link add eth0 type bridge; ip address add 10.77.0.20/24 dev eth0; ip link set eth0 up"
+    assert host.check(f"{network}\n{script}")["warnings"] == [
+        f"what pods send to port 4143 is dropped, by {what}: there it is already redirected to the proxy's port 4143; "
+        f"to let it in: {command}"
+    ]
+    assert host.check(f"{network}\n{script}\n{command}") == {"warnings": []}
+
+
 def test_on_a_running_member_occupied_ports_and_other_meshes_are_warnings(host: Host) -> None:
     """Its agent starts again: to refuse would end what works."""
     ours = "nft add table inet exclave; nft add chain inet exclave kept"

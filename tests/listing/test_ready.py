@@ -141,6 +141,11 @@ CASES: dict[str, Case] = {
         reported(READY),
         (not_ready("NotServing", "nobody confirmed"), SetServing(False, "outbound-open", "nobody confirmed")),
     ),
+    "a firewall of the host that keeps pods out costs readiness alone": (
+        replace(LISTED, blocked="the policy of chain in drops it"),
+        reported(READY),
+        (not_ready("FirewallBlocks", "the policy of chain in drops it"),),
+    ),
     "a failed probe costs readiness alone": (
         replace(LISTED, probes=(FAILING,)),
         reported(READY),

@@ -241,9 +241,11 @@ def doors_inside(machine: Machine, scratch: Path, *, prefix: str = "") -> Iterat
     """Calls of `nft` and `ip` run inside the machine, with a prefix such as `setpriv …`."""
     folder = scratch / "inside"
     folder.mkdir(exist_ok=True)
-    for program in ("nft", "ip"):
+    for program in ("nft", "ip", "iptables-nft-save", "ip6tables-nft-save"):
         script = folder / program
         real = shutil.which(program, path=ORDINARY)
+        if real is None:
+            continue
         home = f"/proc/{machine.pid}/ns/net"  # does not exist inside a machine
         script.write_text(
             f'#!/bin/sh\n[ -e {home} ] || exec {real} "$@"\nexec nsenter --net={home} -- {prefix} {real} "$@"\n'

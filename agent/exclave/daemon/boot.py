@@ -18,6 +18,7 @@ from exclave.data_path.observer import open_data_path
 from exclave.dns.server import open_dns
 from exclave.ending import Ending
 from exclave.errors import HostError
+from exclave.firewall.observer import open_firewall
 from exclave.identity.rotator import open_identity
 from exclave.kit.formats.x509 import read_blocks
 from exclave.kit.systemd.sd_notify import notify
@@ -77,9 +78,12 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             open_steering(config.redirect, member, proxy, data_path, confirming, cluster.server_addresses, active)
         )
         parts.redirect = redirect = await enter(open_redirect(steering.policy, paths.runtime, endings))
+        parts.firewall = firewall = await enter(open_firewall(member.settings, member.captured))
         parts.swap = await enter(open_swap(config.proxy, member, proxy, steering.trial, redirect))
         parts.listing = await enter(
-            open_listing(config.listing, member, identity, proxy, redirect, data_path, confirming, endings, now)
+            open_listing(
+                config.listing, member, identity, proxy, redirect, firewall, data_path, confirming, endings, now
+            )
         )  # opened last, closed first: pods find this machine only while it serves
         async with open_bare_nursery() as nursery:
             for name, part in (

@@ -12,6 +12,7 @@ from exclave.data_path.observer import DataPathObserver
 from exclave.dns.server import DnsStub
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
+from exclave.firewall.observer import FirewallObserver
 from exclave.identity.rotator import Identity
 from exclave.join.refusals import MOST_SKEW, clocks_differ
 from exclave.kit.formats.times import rfc3339
@@ -51,6 +52,7 @@ class Parts:
     confirming: Confirming | None = None
     steering: Steering | None = None
     redirect: Redirect | None = None
+    firewall: FirewallObserver | None = None
     swap: Swap | None = None
     listing: Listing | None = None
 
@@ -271,6 +273,10 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         else:
             hint = "check with a new login that this machine is reachable, then run: exclave confirm"
             yield Problem("confirm-awaited", found.text, hint)
+    if parts.firewall is not None and (blocked := parts.firewall.blocked.value) is not None:
+        yield Problem(
+            "firewall-blocks", blocked.message, f"{blocked.hint}; and add it to the file that makes these rules"
+        )
     for part in (parts.private, parts.link, parts.routing, parts.redirect):
         if part is not None and (error := part.problem.value) is not None:
             yield problem_of(error)

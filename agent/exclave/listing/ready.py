@@ -10,7 +10,7 @@ from exclave.data_path.assessment import Assessment
 
 # Reasons of condition Ready that a machine writes.
 READY, PROBE_FAILED, NOT_SERVING, LEAVING, STOPPED = "Ready", "ProbeFailed", "NotServing", "Leaving", "Stopped"
-CORDONED = "Cordoned"
+CORDONED, FIREWALL = "Cordoned", "FirewallBlocks"
 REPLACING = 5.0  # seconds for a replacement, while the rules in the kernel point to a proxy that can serve
 
 REPAIRING = 1.0  # seconds of the last `WITHIN` without rules: a repair is faster, a withdrawal costs two writes
@@ -60,6 +60,7 @@ class ReadinessFacts:
     refusal: str = ""  # a policy denies our probes of the proxy; traffic is not affected
     address_note: str = ""  # why pods use another address than the newest one
     watch_note: str = ""  # why changes of the own Member arrive late
+    blocked: str = ""  # what of the host's own firewall keeps pods out
 
     @property
     def is_whole(self) -> bool:
@@ -115,6 +116,8 @@ def readiness(facts: ReadinessFacts) -> Readiness:
     note = f"{assessment.reason.word} {assessment.data_path}" if assessment.reason else facts.refusal
     if not facts.is_steady:
         return Readiness(False, NOT_SERVING, facts.missing, note)
+    if facts.blocked:
+        return Readiness(False, FIREWALL, facts.blocked)
     if facts.is_cordoned:
         return Readiness(False, CORDONED, "an admin has put this member out of service for a while")
     # Ready is about the whole workload: a new port that is not listed yet must not withdraw those that are.

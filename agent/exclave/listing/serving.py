@@ -15,6 +15,7 @@ from exclave.confirm.confirm import Confirming
 from exclave.data_path.observer import DataPathObserver
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ApiRefusal
+from exclave.firewall.observer import FirewallObserver
 from exclave.identity.rotator import Identity
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
@@ -70,6 +71,7 @@ class Listing:
         identity: Identity,
         proxy: Proxy,
         redirect: Redirect,
+        firewall: FirewallObserver,
         data_path: DataPathObserver,
         confirming: Confirming,
         now: Now,
@@ -79,6 +81,7 @@ class Listing:
         self._identity = identity
         self._proxy = proxy
         self._redirect = redirect
+        self._firewall = firewall
         self._data_path = data_path
         self._confirming = confirming
         self._now = now
@@ -121,6 +124,7 @@ class Listing:
             self._proxy.admin_denial,
             self._redirect.observed,
             self._redirect.wanted,
+            self._firewall.blocked,
             self._data_path.assessment,
             self._confirming.view,
             self._probes,
@@ -138,7 +142,7 @@ class Listing:
         view, settings = self._membership.view.value, self._membership.settings.value
         svid, instance = self._identity.svid.value, self._proxy.ready.value
         rules, confirmation = self._has_rules(), self._confirming.view.value
-        address_note = self._membership.address_problem.value
+        address_note, blocked = self._membership.address_problem.value, self._firewall.blocked.value
         certificate = svid is not None and self._now() < svid.not_after
         self._was_whole = self._was_whole or (certificate and instance is not None and rules)
         return ready.ReadinessFacts(
@@ -160,6 +164,7 @@ class Listing:
             refusal=self._proxy.admin_denial.value or "",
             address_note=address_note.why if address_note is not None else "",
             watch_note=f"the watch of {loop}" if (loop := self._membership.looping.value) else "",
+            blocked=f"{blocked.message}; to let it in: {blocked.hint}" if blocked is not None else "",
         )
 
     def _with_last_answer(self, facts: ready.ReadinessFacts) -> ready.ReadinessFacts:
@@ -231,13 +236,14 @@ async def open_listing(
     identity: Identity,
     proxy: Proxy,
     redirect: Redirect,
+    firewall: FirewallObserver,
     data_path: DataPathObserver,
     confirming: Confirming,
     endings: EndingSwitch,
     now: Now,
 ) -> AsyncIterator[Listing]:
     """List this machine while the block runs and its data path works. Withdraw it at the end, unless it hands over."""
-    listing = Listing(membership, identity, proxy, redirect, data_path, confirming, now)
+    listing = Listing(membership, identity, proxy, redirect, firewall, data_path, confirming, now)
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "probes", listing.run_probes_for_settings)
         nursery.start_soon(supervise, "listing", listing.report_for_ever)
