@@ -14,7 +14,7 @@ from support.needs import need
 
 from .rows import rows
 
-HERE = Entrance({VM4: "eth0"}, (8080,), (PEER4,))
+HERE = Entrance({VM4: ("eth0",)}, (8080,), (PEER4,))
 
 UFW_ALLOWS = "iptables -A ufw-user-input -p tcp --dport 4143 -j ACCEPT"  # what `ufw allow 4143/tcp` runs
 
@@ -65,7 +65,7 @@ def test_the_message_names_chain_and_table_and_the_command_is_of_the_tool_that_m
 
 def test_a_firewall_of_the_other_family_is_none() -> None:
     assert assess([closed("filter", "INPUT", "ip6")], HERE) is None
-    assert assess([closed("filter", "INPUT", "ip6")], replace(HERE, addresses={"fd00:77::20": "eth0"})) is not None
+    assert assess([closed("filter", "INPUT", "ip6")], replace(HERE, addresses={"fd00:77::20": ("eth0",)})) is not None
 
 
 def test_one_caller_that_gets_in_is_enough() -> None:
@@ -75,6 +75,32 @@ def test_one_caller_that_gets_in_is_enough() -> None:
     assert assess([table], replace(HERE, callers=("10.42.0.7", "10.42.0.8"))) is None
     assert assess([table], replace(HERE, callers=("10.42.0.8",))) is not None
     assert assess([table], replace(HERE, callers=())) is None  # somebody gets in, and who the pods are is not known
+
+
+def test_where_neighbours_get_in_and_pods_do_not_nothing_is_certain() -> None:
+    """Their nodes may be neighbours, and translate their addresses."""
+    network = {"prefix": {"addr": "10.77.0.0", "len": 24}}
+    only = {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": network}}
+    chain = closed("filter", "in").chains["in"]
+    table = Table("inet", "filter", {"in": replace(chain, rules=(Rule("in", 1, (only, {"accept": None})),))})
+    found = assess([table], replace(HERE, callers=("10.42.0.7",)))
+    assert found is not None
+    assert (found.is_certain, found.message.partition(",")[0]) == (
+        False,
+        "unless the cluster's nodes translate their pods' addresses",
+    )
+    assert assess([table], replace(HERE, callers=("10.77.0.7",))) is None
+    certain = assess([closed("filter", "in")], replace(HERE, callers=("10.42.0.7",)))
+    assert certain is not None
+    assert certain.is_certain
+
+
+def test_pods_may_come_by_each_of_two_interfaces() -> None:
+    only = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "eth1"}}
+    chain = closed("filter", "in").chains["in"]
+    table = Table("inet", "filter", {"in": replace(chain, rules=(Rule("in", 1, (only, {"accept": None})),))})
+    assert assess([table], HERE) is not None
+    assert assess([table], replace(HERE, addresses={VM4: ("eth0", "eth1")})) is None
 
 
 def test_a_group_without_ports_is_never_blocked() -> None:

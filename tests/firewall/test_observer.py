@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from exclave.api.group import Port
-from exclave.firewall.observer import entrance_of
+from exclave.firewall.observer import find_entrance
 from redirect.lab import VM4, Lab, open_lab
 from support.mesh import make_settings
 
@@ -56,9 +56,10 @@ async def test_what_others_change_is_known_and_the_named_command_mends_it() -> N
             assert printed(running) is None
 
 
-def test_port_4143_counts_for_opaque_ports_only() -> None:
-    assert entrance_of(make_settings(), ("10.77.0.20",)).ports == (8080,)
-    opaque = make_settings(ports=(Port("db", 5432, opaque=True),))
-    assert entrance_of(opaque, ("10.77.0.20",)).ports == (5432, 4143)
-    assert entrance_of(opaque, ("10.77.0.20",)).callers == ("10.42.0.2",)
-    assert entrance_of(opaque, ("192.0.2.7",)).addresses == {"192.0.2.7": ""}
+async def test_callers_come_by_the_interface_of_the_address_or_of_the_route_to_them() -> None:
+    async with open_lab():  # its route to 10.42.0.0/16; addresses are those of this machine
+        found = await find_entrance(make_settings(), (VM4,))
+        assert (found.ports, found.callers, found.addresses) == ((8080,), ("10.42.0.2",), {VM4: ("eth0",)})
+        opaque = make_settings(ports=(Port("db", 5432, opaque=True),))
+        assert (await find_entrance(opaque, (VM4,))).ports == (5432, 4143)
+        assert (await find_entrance(make_settings(), ("fd00:77::20",))).addresses == {"fd00:77::20": ("",)}

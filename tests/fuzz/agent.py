@@ -51,11 +51,11 @@ from exclave.data_path.control_plane import sample_controllers
 from exclave.dns.zone import control_plane_services, respond
 from exclave.errors import ConfigError, TokenError
 from exclave.explain.explain import parse_query
-from exclave.explain.kernel_state import parse_route
 from exclave.explain.table import parse_rule_texts, parse_table
 from exclave.firewall.iptables import parse_saved, parse_saved_rule
 from exclave.firewall.ruleset import parse_foreign_tables
 from exclave.firewall.ruleset import parse_table as parse_foreign_table
+from exclave.host_check.mounts import parse_nfs_mounts
 from exclave.identity.svid import SvidError, check_svid
 from exclave.kit.formats.host_port import split_host_port
 from exclave.kit.formats.json_text import parse_json, parse_json_cut
@@ -63,6 +63,7 @@ from exclave.kit.formats.nft_json import parse_items
 from exclave.kit.formats.ranges import parse_span
 from exclave.kit.formats.times import epoch, parse_duration
 from exclave.kit.formats.x509 import not_before, read_blocks, read_certificates
+from exclave.kit.host.routes import parse_route
 from exclave.kit.host.sockets import read_sockets
 from exclave.kit.netlink.messages import (
     ERROR,
@@ -150,6 +151,7 @@ SOCKETS = b"""\
 """
 OS_RELEASE = b'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'
 SAVED_RULES = b"*filter\n-A INPUT ! -i lo -p tcp -m tcp --dport 1:9 -m comment --comment 'a b' -j DROP\nCOMMIT\n"
+MOUNTS = b"141 29 0:50 / /home rw - nfs4 10.0.0.5:/home rw,port=2049,addr=10.0.0.5\n"
 ROUTE = b'[{"type":"local","dst":"127.0.0.1","dev":"lo","prefsrc":"127.0.0.1","flags":[],"uid":0,"cache":["local"]}]'
 
 
@@ -204,6 +206,7 @@ KERNEL = (
     Target("a table as nft lists it", of_text(parse_table), [TABLE_JSON], (ValueError,), (parse_table,)),
     Target("a table of others", parse_foreign_table, [TABLE_JSON], (ValueError,), (parse_foreign_table,)),
     Target("chains of others", parse_foreign_tables, [TABLE_JSON], (ValueError,), (parse_foreign_tables,)),
+    Target("mounts", of_text(parse_nfs_mounts), [MOUNTS], (), (parse_nfs_mounts,)),
     Target("rules of iptables", of_text(parse_saved), [SAVED_RULES], (), (parse_saved, parse_saved_rule)),
     Target("a table as nft's text", of_text(parse_rule_texts), [TABLE_TEXT], (ValueError,), (parse_rule_texts,)),
     Target("a route", parse_route, [ROUTE], (ValueError,), (parse_route,)),

@@ -146,6 +146,11 @@ CASES: dict[str, Case] = {
         reported(READY),
         (not_ready("FirewallBlocks", "the policy of chain in drops it"),),
     ),
+    "a firewall of the host that may keep pods out costs nothing, and is reported": (
+        replace(LISTED, blocked_note="a policy drops it"),
+        reported(READY),
+        (SetReady(Readiness(True, "Ready", f"{READY.message}; but a policy drops it", "firewall-blocks")),),
+    ),
     "a failed probe costs readiness alone": (
         replace(LISTED, probes=(FAILING,)),
         reported(READY),

@@ -65,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     # A machine is ready some 4 s after it has joined. A slow one gets 15 times as long, and no script waits for ever.
     waits.add_argument("--timeout", type=parse_duration, default=60.0, metavar="TIME", help=longest)
     waits.add_argument("--no-wait", action="store_true", help="return when the credential is stored")
+    checked = "exit status: 3 its firewall would keep pods out, or the code of what is wrong"
+    check = add("check", _check, f"check before a join that this machine can be a member; {checked}")
     leave = add("leave", _leave, "leave the mesh and remove everything that exclave made here")
     leave.add_argument("--dry-run", action="store_true", help="print what would be ended and removed; change nothing")
     confirm = add("confirm", _confirm, "make rules permanent that were made with --confirm")
@@ -88,9 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     add("demo", _demo, "play the demo on this machine, in network namespaces")
     add("admin", _admin, "manage groups, join tokens and members through kubectl")
     default = f"default {DEFAULT_PATH}"
-    for command in (run, join, confirm, renew, leave, status, wait, reload, explain, cleanup, *proxies):
+    for command in (run, join, check, confirm, renew, leave, status, wait, reload, explain, cleanup, *proxies):
         command.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=default)
-    for command in (join, confirm, renew, leave, status, wait, reload, explain, cleanup, *proxies):
+    for command in (join, check, confirm, renew, leave, status, wait, reload, explain, cleanup, *proxies):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -361,6 +363,14 @@ def _reload(options: argparse.Namespace) -> int:
     else:
         print_err("the agent starts again; traffic is not affected")
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    _require_root("checking this machine")
+    check_packages()
+    from exclave.cli.commands import check_machine
+
+    return check_machine(load_config(options.config), in_json=options.json)
 
 
 def _explain(options: argparse.Namespace) -> int:

@@ -1,65 +1,88 @@
 """Decides whether the host's own firewall keeps pods from this machine, and what lets them in. Pure.
 
 Callers are the pods that we know by their addresses, those of Linkerd's control plane. Only what is certain counts: a
-rule that nobody here understands is no reason to withdraw a machine that works.
+rule that nobody here understands is no reason to withdraw a machine that works. Nodes may translate the addresses of
+their pods to their own, which we do not know: where neighbours of this machine get in and pods do not, nothing is
+certain.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from exclave.firewall.evaluate import Arrival, Decision, Outcome, Verdict, evaluate
+from exclave.firewall.evaluate import Arrival, Decision, Outcome, evaluate
 from exclave.firewall.ruleset import Table
 from exclave.link.layout import INBOUND_PORT
 
 
 @dataclass(frozen=True)
 class Blocked:
-    """Why pods cannot get in. `hint`: the command that lets them in. `decision`: the rule or policy that decides."""
+    """Why pods cannot get in. `hint`: the command that lets them in. `decision`: the rule or policy that decides.
+
+    Unless `is_certain`, pods get in if their nodes translate their addresses.
+    """
 
     message: str
     hint: str
+    is_certain: bool
     decision: Decision = field(compare=False)  # it has the counters of its table
+
+    @property
+    def text(self) -> str:
+        """Message and command on one line."""
+        return f"{self.message}; to let it in: {self.hint}"
 
 
 @dataclass(frozen=True)
 class Entrance:
-    """Where callers arrive: own addresses with their interfaces ("" if unknown), ports, and callers that we know."""
+    """Where callers arrive: own addresses with the interfaces that they may come by ("" if unknown), ports, and callers
+    that we know.
+    """
 
-    addresses: Mapping[str, str]
+    addresses: Mapping[str, tuple[str, ...]]
     ports: tuple[int, ...]
     callers: tuple[str, ...] = ()
 
 
 def assess(tables: Sequence[Table], entrance: Entrance) -> Blocked | None:
     """The first rule that keeps every caller that we know from a port; without such callers, everybody."""
-    for address, interface in entrance.addresses.items():
+    for address in entrance.addresses:
+        callers = [caller for caller in entrance.callers if (":" in caller) == (":" in address)]
         blocked: dict[int, Decision] = {}
         for port in entrance.ports:
-            found = list(_verdicts(tables, entrance, address, interface, port))
-            decisions = [each.decision for each in found if each.outcome in (Outcome.DROPPED, Outcome.BYPASSES)]
-            if len(decisions) == len(found) and decisions[0] is not None:
-                blocked[port] = decisions[0]
+            if (decision := _blocking(tables, entrance, address, port, callers)) is not None:
+                blocked[port] = decision
         if blocked:
             decision = next(iter(blocked.values()))
             ports = tuple(port for port, each in blocked.items() if each == decision)
-            return Blocked(describe(decision, ports), remedy(decision, ports), decision)
+            neighbours = [_blocking(tables, entrance, address, port, [address]) for port in ports]
+            is_certain = not callers or None not in neighbours
+            return Blocked(describe(decision, ports, is_certain), remedy(decision, ports), is_certain, decision)
     return None
 
 
-def _verdicts(
-    tables: Sequence[Table], entrance: Entrance, address: str, interface: str, port: int
-) -> Iterable[Verdict]:
-    own = ip_address(address)
-    callers = [ip_address(caller) for caller in entrance.callers if (":" in caller) == (":" in address)]
-    for caller in callers or (None,):
-        yield evaluate(tables, Arrival(own, port, caller, interface or None))
+def _blocking(
+    tables: Sequence[Table], entrance: Entrance, address: str, port: int, callers: Sequence[str]
+) -> Decision | None:
+    """What keeps all callers from a port, by whichever interface they come; None if one of them gets in, or may."""
+    found = [
+        evaluate(tables, Arrival(ip_address(address), port, ip_address(caller) if caller else None, interface or None))
+        for caller in callers or ("",)
+        for interface in entrance.addresses[address]
+    ]
+    decisions = [each.decision for each in found if each.outcome in (Outcome.DROPPED, Outcome.BYPASSES)]
+    return decisions[0] if len(decisions) == len(found) else None
 
 
-def describe(decision: Decision, ports: Sequence[int], rule: str = "") -> str:
-    """What becomes of connections to these ports, and why. `rule`: the deciding rule's text."""
+def describe(decision: Decision, ports: Sequence[int], is_certain: bool) -> str:
+    """What becomes of connections to these ports, and why."""
+    text = _describe(decision, ports)
+    return text if is_certain else f"unless the cluster's nodes translate their pods' addresses, {text}"
+
+
+def _describe(decision: Decision, ports: Sequence[int]) -> str:
     place = f"chain {decision.chain.name} of table {decision.table.family} {decision.table.name}"
-    text = rule or (decision.rule.saved if decision.rule is not None else "")
+    text = decision.rule.saved if decision.rule is not None else ""
     what = f"the policy of {place}" if decision.rule is None else f"a rule in {place}{f': {text}' if text else ''}"
     listed = ", ".join(map(str, ports))
     if decision.kind == "notrack":

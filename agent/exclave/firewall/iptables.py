@@ -36,16 +36,16 @@ class SavedRule:
     statements: tuple[Statement, ...]
 
 
-def parse_saved(saved: str) -> dict[str, dict[str, tuple[SavedRule, ...]]]:
+def parse_saved(saved: str) -> dict[str, dict[str, list[SavedRule]]]:
     """The rules by table and chain. Lines that are no rules are skipped."""
-    found: dict[str, dict[str, tuple[SavedRule, ...]]] = {}
-    table: dict[str, tuple[SavedRule, ...]] = {}
+    found: dict[str, dict[str, list[SavedRule]]] = {}
+    table: dict[str, list[SavedRule]] = {}
     for line in saved.splitlines():
         if line.startswith("*"):
             table = found.setdefault(line[1:].strip(), {})
         elif line.startswith("-A "):
             chain = (line.split(maxsplit=2)[1:] or [""])[0]
-            table[chain] = (*table.get(chain, ()), parse_saved_rule(line))
+            table.setdefault(chain, []).append(parse_saved_rule(line))
     return found
 
 

@@ -9,7 +9,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from math import inf
 
 import trio
 
@@ -19,6 +18,7 @@ from exclave.firewall.assessment import Blocked, Entrance, assess
 from exclave.firewall.read import read_rule_text, read_tables
 from exclave.firewall.ruleset import Table
 from exclave.kit.host.procfs import addresses_by_interface
+from exclave.kit.host.routes import Route, read_route
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -30,83 +30,70 @@ log = logging.getLogger(__name__)
 CHECK_INTERVAL = 600.0  # seconds between two readings while the kernel reports changes
 POLL_INTERVAL = 60.0  # the same while it reports none
 PAUSE = 1.0  # seconds after a reading at least: a program that loads rules does so in several transactions
-SHARE = 50  # a pause is at least so many times as long as the reading before it: large rulesets take seconds
+SHARE = 200  # a pause is at least so many times as long as the reading before it: large rulesets take seconds
 
 
 class FirewallObserver:
-    """Publishes `blocked`; None: nothing certain keeps pods from this machine. Made by `open_firewall`."""
+    """Publishes `blocked`; None: nothing keeps pods from this machine, as far as we know. Made by `open_firewall`."""
 
     def __init__(self, settings: Latest[Settings | None], addresses: Latest[tuple[str, ...]], monitor: Monitor) -> None:
         self.blocked: Latest[Blocked | None] = Latest(None)
         self._settings = settings
         self._addresses = addresses
         self._monitor = monitor
-        self._tables: tuple[Table, ...] = ()
-        self._read_at = -inf
-        self._read_change = 0
 
     async def run(self) -> None:
         """Assess at each change, until cancelled."""
         monitor = self._monitor
         async with open_any_change(monitor.changes, monitor.is_listening, self._settings, self._addresses) as change:
             while True:
-                took = await self._read()
-                await self._assess()
-                await trio.sleep(max(PAUSE, SHARE * took))
-                await change.wait(self._interval())
-
-    def _interval(self) -> float:
-        return CHECK_INTERVAL if self._monitor.is_listening.value else POLL_INTERVAL
-
-    async def _read(self) -> float:
-        """Read the tables if they have changed, or may have. Returns the seconds that it took."""
-        began, number = trio.current_time(), self._monitor.changes.value
-        if number == self._read_change and began - self._read_at < self._interval():
-            return 0.0
-        try:
-            self._tables = await read_tables()
-            self._read_at, self._read_change = began, number
-        except HostError as problem:
-            log.warning("firewall: the rules of others cannot be read: %s", problem.message)
-        return trio.current_time() - began
+                began = trio.current_time()
+                try:
+                    await self._assess()
+                except HostError as problem:
+                    log.warning("firewall: the rules of others cannot be read: %s", problem.message)
+                await trio.sleep(max(PAUSE, SHARE * (trio.current_time() - began)))
+                await change.wait(CHECK_INTERVAL if monitor.is_listening.value else POLL_INTERVAL)
 
     async def _assess(self) -> None:
         settings = self._settings.value
         if settings is None or not self._addresses.value:
             return
-        try:
-            blocked = await find_blocked(self._tables, entrance_of(settings, self._addresses.value))
-        except HostError as problem:  # the text of a rule cannot be read
-            log.warning("firewall: %s", problem.message)
-            return
-        if blocked != self.blocked.value:
-            if blocked is not None:
-                log.warning("firewall: %s; to do: %s", blocked.message, blocked.hint)
-            else:
-                log.info("firewall: pods get in again")
+        entrance = await find_entrance(settings, self._addresses.value)
+        blocked = await find_blocked(await read_tables(), entrance)  # not kept: large rulesets take megabytes
+        if blocked is not None and blocked != self.blocked.value:
+            log.warning("firewall: %s", blocked.text)
+        elif blocked is None and self.blocked.value is not None:
+            log.info("firewall: pods get in again")
         self.blocked.set(blocked)
 
 
-def entrance_of(settings: Settings, addresses: tuple[str, ...]) -> Entrance:
-    """Where pods of this mesh arrive. Port 4143 counts only if pods call it: for opaque ports of the group."""
-    ports = settings.group.ports
+async def find_entrance(settings: Settings, addresses: tuple[str, ...]) -> Entrance:
+    """Where pods of this mesh arrive: by the interface of an address, or that of the route to them. Raises HostError.
+
+    Port 4143 counts only if pods call it: for opaque ports of the group.
+    """
+    ports, plane = settings.group.ports, settings.control_plane
     opaque = (INBOUND_PORT,) if any(port.opaque for port in ports) else ()
-    plane = settings.control_plane
     callers = tuple(dict.fromkeys((*plane.destination, *plane.policy, *plane.dns)))
-    return Entrance(_interfaces_of(addresses), (*(port.port for port in ports), *opaque), callers)
+    found = {address: [name] for name, own in _own_addresses() for address in own}
+    interfaces = {address: found.get(address, []) for address in addresses}
+    for address in addresses:
+        caller = next((caller for caller in callers if (":" in caller) == (":" in address)), None)
+        if caller is not None and isinstance(route := await read_route(caller), Route):
+            interfaces[address].append(route.interface)
+    unique = {address: tuple(dict.fromkeys(names)) or ("",) for address, names in interfaces.items()}
+    return Entrance(unique, (*(port.port for port in ports), *opaque), callers)
 
 
-def _interfaces_of(addresses: tuple[str, ...]) -> dict[str, str]:
-    """Each address with its interface, "" if that is unknown, or loopback, where a VIP may be."""
-    found = {
-        address: name for name, own in addresses_by_interface().items() if name not in ("lo", LINK) for address in own
-    }
-    return {address: found.get(address, "") for address in addresses}
+def _own_addresses() -> list[tuple[str, list[str]]]:
+    """Interfaces and their addresses, without loopback, where a VIP may be, and the private link."""
+    return [(name, own) for name, own in addresses_by_interface().items() if name not in ("lo", LINK)]
 
 
 async def find_blocked(tables: tuple[Table, ...], entrance: Entrance) -> Blocked | None:
     """What keeps pods from this machine, with the text of the deciding rule. Raises HostError."""
-    blocked = assess(tables, entrance)
+    blocked = await trio.to_thread.run_sync(assess, tables, entrance)
     if blocked is None or blocked.decision.rule is None or blocked.decision.rule.saved:
         return blocked
     text = await read_rule_text(blocked.decision.table, blocked.decision.rule)
@@ -118,10 +105,10 @@ async def find_blocked_before_join() -> Blocked | None:
 
     Raises HostError.
     """
-    tables, found = await read_tables(), addresses_by_interface().items()
-    addresses = [(address, name) for name, own in found if name not in ("lo", LINK) for address in own]
+    tables = await read_tables()
+    addresses = [(address, name) for name, own in _own_addresses() for address in own]
     blocked = [
-        await find_blocked(tables, Entrance({address: name}, (INBOUND_PORT,)))
+        await find_blocked(tables, Entrance({address: (name,)}, (INBOUND_PORT,)))
         for address, name in addresses
         if not address.lower().startswith("fe80:")
     ]

@@ -39,7 +39,7 @@ async def _read_table(family: str, name: str) -> Table | None:
     if listed.status != 0:
         return None
     try:
-        table = parse_table(listed.output)
+        table = await trio.to_thread.run_sync(parse_table, listed.output)  # thousands of rules take seconds
         return replace(table, is_dormant=await _is_dormant(family, name)) if table.has_flags else table
     except ValueError:  # before 1.1.0, nft may cut off what it prints of a table with a flag
         return Table(family, name, is_unread=True)
@@ -66,9 +66,12 @@ async def _with_iptables(table: Table) -> Table:
     return with_saved(table, saved)
 
 
-async def _save(program: str, table: str) -> dict[str, tuple[SavedRule, ...]]:
+async def _save(program: str, table: str) -> dict[str, list[SavedRule]]:
     try:
         done = await run_command([program, "-t", table], timeout=SAVE_TIME)
     except (OSError, trio.TooSlowError):
         return {}
-    return parse_saved(done.output.decode("utf-8", "replace")).get(table, {}) if done.status == 0 else {}
+    if done.status != 0:
+        return {}
+    text = done.output.decode("utf-8", "replace")
+    return (await trio.to_thread.run_sync(parse_saved, text)).get(table, {})

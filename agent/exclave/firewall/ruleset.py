@@ -4,7 +4,7 @@ nft prints what iptables-nft adds only by its name (`xt`). `exclave.firewall.ipt
 of iptables-nft-save. Source of the format: libnftables-json(5).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -124,7 +124,7 @@ def _chain(item: Mapping[str, Any], rules: list[Rule]) -> Chain:
     )
 
 
-def with_saved(table: Table, saved: Mapping[str, tuple[SavedRule, ...]]) -> Table:
+def with_saved(table: Table, saved: Mapping[str, Sequence[SavedRule]]) -> Table:
     """A table whose rules of iptables are those that iptables-nft-save printed, by chain.
 
     Rules are compared by position. A chain with another number of rules stays as nft has printed it.

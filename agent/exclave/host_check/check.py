@@ -64,7 +64,7 @@ async def check_host(proxy: Path, *, needs_ports: bool = True) -> list[str]:
     unused = [f"{found.mesh} left an unused chain {found.chain} in {found.place}" for found in others]
     warnings = unused if not errors else [error.message for error in errors]
     blocked = None if chains.has_our_table else await find_blocked_before_join()
-    firewall = [f"{blocked.message}; to let it in: {blocked.hint}"] if blocked is not None else []
+    firewall = [blocked.text] if blocked is not None else []
     return [*warnings, *unread, *firewall, *_neighbours(proxy)]
 
 

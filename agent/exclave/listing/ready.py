@@ -61,6 +61,7 @@ class ReadinessFacts:
     address_note: str = ""  # why pods use another address than the newest one
     watch_note: str = ""  # why changes of the own Member arrive late
     blocked: str = ""  # what of the host's own firewall keeps pods out
+    blocked_note: str = ""  # the same, if that is not certain
 
     @property
     def is_whole(self) -> bool:
@@ -127,12 +128,10 @@ def readiness(facts: ReadinessFacts) -> Readiness:
     if failed:
         return Readiness(False, PROBE_FAILED, "; ".join(failed))
     stands = "certificate, proxy and rules are in place, and the probes pass"
-    but = [
-        text
-        for text in ((assessment.message if note else "") or facts.refusal, facts.address_note, facts.watch_note)
-        if text
-    ]
-    words = (note, "address-kept" if facts.address_note else "", "watch-loops" if facts.watch_note else "")
+    linkerd = (assessment.message if note else "") or facts.refusal
+    notes = {"address-kept": facts.address_note, "watch-loops": facts.watch_note, "firewall-blocks": facts.blocked_note}
+    but = [text for text in (linkerd, *notes.values()) if text]
+    words = (note, *(word for word, text in notes.items() if text))
     note = " ".join(word for word in words if word)
     return Readiness(True, READY, "; but ".join((stands, *but)), note)
 

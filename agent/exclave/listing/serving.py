@@ -164,7 +164,8 @@ class Listing:
             refusal=self._proxy.admin_denial.value or "",
             address_note=address_note.why if address_note is not None else "",
             watch_note=f"the watch of {loop}" if (loop := self._membership.looping.value) else "",
-            blocked=f"{blocked.message}; to let it in: {blocked.hint}" if blocked is not None else "",
+            blocked=blocked.text if blocked is not None and blocked.is_certain else "",
+            blocked_note=blocked.text if blocked is not None and not blocked.is_certain else "",
         )
 
     def _with_last_answer(self, facts: ready.ReadinessFacts) -> ready.ReadinessFacts:
