@@ -78,6 +78,10 @@ class ControlPlane:
     policy: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
 
+    def has(self, address: str) -> bool:
+        """True if one of these pods has the address."""
+        return address in (*self.destination, *self.policy, *self.dns)
+
 
 @dataclass(frozen=True)
 class Settings:

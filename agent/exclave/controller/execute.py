@@ -24,6 +24,7 @@ from exclave.api.requests import (
     EXTERNAL_WORKLOADS,
     LEASES,
     MEMBERS,
+    NAMESPACES,
     SERVICE_ACCOUNTS,
     WORKLOAD_GROUPS,
     Object,
@@ -108,7 +109,7 @@ class Executor:
                 return snapshot.replaced(has_account=False)  # deleted meanwhile: the next transition creates it
             return snapshot.replaced(sealed=seal(str(granted["status"]["token"]), snapshot.view.delivery_key))
         if action is Action.DELETE_ACCOUNT:
-            await self._unless((404,), delete(SERVICE_ACCOUNTS, accounts, account))
+            await self._delete_account(accounts, account)
             return snapshot.replaced(account_deleted=True)
         if action is Action.DELETE_LEASE:
             await self._unless((404,), delete(LEASES, namespace, name))
@@ -120,6 +121,20 @@ class Executor:
             await self._release((MEMBERS, namespace, name), FINALIZER)
             return None
         return await self._retire_workload(action, snapshot)
+
+    async def _delete_account(self, namespace: str, account: str) -> None:
+        """Delete an account, with all its tokens. A namespace that is being deleted takes its accounts with it."""
+        try:
+            await self._unless((404,), delete(SERVICE_ACCOUNTS, namespace, account))
+        except ApiRefusal as refusal:
+            # Such a namespace loses our right first. What it still has goes without us: do not wait for it.
+            if refusal.status != 403 or not await self._is_going(namespace):
+                raise
+
+    async def _is_going(self, namespace: str) -> bool:
+        """True if a namespace is being deleted, or is gone."""
+        found = await self._unless((404,), get(NAMESPACES, None, namespace))
+        return found is None or "deletionTimestamp" in found["metadata"]
 
     async def _make_lease(self, snapshot: MemberSnapshot) -> MemberSnapshot:
         namespace, name = snapshot.namespace, snapshot.view.name

@@ -15,6 +15,7 @@ from exclave.cluster.endpoint import Access
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.leader.lead import Candidate, open_candidate
 from exclave.controller.run import Controller, Locations, open_controller
+from exclave.controller.server_clock import ServerClock
 from exclave.controller.telemetry.metrics import MemberStates, Metric, controller_metrics, open_health
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -35,14 +36,15 @@ async def run_controller(
         await nursery.start(_end_on_signal, nursery.cancel_scope)
         enter = stack.enter_async_context
         cluster = await enter(open_cluster(access, lambda: token_file.read_text().strip(), now))
-        candidate = await enter(open_candidate(cluster, locations.namespace, ELECTION, me, now))
+        by_server = ServerClock(now, lambda: cluster.skew)
+        candidate = await enter(open_candidate(cluster, locations.namespace, ELECTION, me, by_server))
         replica = Replica(cluster, candidate)
         if listen is not None:
             await enter(open_health(*listen, replica.metrics, replica.fault))
         while True:
             log.info("controller %s: waits to lead", me)
             await candidate.leads.wait_for(bool)
-            await replica.lead(locations, now)
+            await replica.lead(locations, by_server)
 
 
 async def _end_on_signal(scope: trio.CancelScope, *, task_status: "trio.TaskStatus[None]") -> None:

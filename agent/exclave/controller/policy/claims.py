@@ -86,6 +86,18 @@ def plain_address(text: str) -> str:
     return str((found.ipv4_mapped if isinstance(found, IPv6Address) else None) or found)
 
 
+def special_address(address: str) -> str | None:
+    """What an address is if it is no machine's in a network. Kubernetes refuses such addresses in Endpoints, too."""
+    found = ip_address(address)
+    if found.is_loopback:
+        return "a loopback address"
+    if found.is_link_local:
+        return "a link-local address"
+    if found.is_multicast:
+        return "a multicast address"
+    return "the unspecified address" if found.is_unspecified else None
+
+
 def lies_within(address: str, networks: tuple[str, ...]) -> bool:
     """True if the address is inside one of the networks. Raises ValueError if one of them cannot be read."""
     found = ip_address(address)
