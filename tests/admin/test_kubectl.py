@@ -127,7 +127,7 @@ def test_no_argument_holds_a_body_or_a_token(tmp_path: Path) -> None:
         f"{common} create --raw /api/v1/namespaces/shop-vms/serviceaccounts/web.join.k7q2x-1/token --filename=-",
         f"{common} create --raw /api/v1/namespaces/shop/configmaps --filename=-",
         f"{common} patch configmaps a --namespace=shop --type=merge --patch-file=/dev/stdin --output=json",
-        f"{common} apply --server-side --field-manager=exclave --filename=- --force-conflicts",
+        f"{common} apply --server-side --field-manager=exclave --filename=- --output=json --force-conflicts",
     ]
 
 

@@ -14,14 +14,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from exclave.admin.kubectl_errors import KubectlAction, kubectl_error, kubectl_missing_error, kubectl_timeout_error
+from exclave.admin.objects import FIELD_MANAGER
 from exclave.api.requests import SERVICE_ACCOUNTS, Object, Resource, create_token, path_of
 from exclave.cluster.credential import is_token
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.kit.formats.json_text import parse_json_cut
 
 Objects = list[Object]
-
-FIELD_MANAGER = "exclave"
 
 PAGE = 500  # objects in one answer; kubectl's own number
 LONGEST_REQUEST = 60  # seconds for one request to the API server
@@ -85,6 +84,11 @@ class Kubectl:
                 return found
             query = {**query, "continue": token}
 
+    def existing(self, objects: Sequence[Object]) -> Objects:
+        """Those of these objects that exist, without managedFields, in one run of kubectl."""
+        arguments = ["get", "--filename=-", "--ignore-not-found", "--output=json"]
+        return self._ask_for_many(KubectlAction("get these objects"), arguments, objects)
+
     def server_version(self) -> str:
         """The API server's version, such as v1.37.2."""
         return str(self._ask(KubectlAction("read the version"), ["get", "--raw", "/version"]).get("gitVersion", ""))
@@ -106,12 +110,15 @@ class Kubectl:
         name = str((body.get("metadata") or {}).get("name", ""))
         return self._post(KubectlAction("create", resource, namespace, name), path_of(resource, namespace), body)
 
-    def apply(self, objects: Sequence[Object], *, dry_run: bool = False) -> None:
-        """Server-side apply; overrides fields of other owners. `dry_run`: check everything, store nothing."""
-        arguments = ["apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "--filename=-", "--force-conflicts"]
+    def apply(self, objects: Sequence[Object], *, dry_run: bool = False, force: bool = True) -> Objects:
+        """Server-side apply; returns the objects as they are then. `dry_run`: check everything, store nothing.
+
+        `force`: override fields of other owners. Otherwise these raise FieldConflicts.
+        """
+        arguments = ["apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "--filename=-", "--output=json"]
+        arguments += ["--force-conflicts"] if force else []
         arguments += ["--dry-run=server"] if dry_run else []
-        body = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-        self._run(KubectlAction("apply these objects"), arguments, body)
+        return self._ask_for_many(KubectlAction("apply these objects"), arguments, objects)
 
     def patch(self, resource: Resource, namespace: str | None, name: str, body: Object) -> Object:
         """Merge into an object (RFC 7386): null removes a key, lists are replaced whole."""
@@ -168,7 +175,9 @@ class Kubectl:
         return self._ask(action, ["create", "--raw", path, "--filename=-"], body)
 
     def _ask(self, action: KubectlAction, arguments: Sequence[str], body: Object | None = None) -> Object:
-        output = self._run(action, arguments, body)
+        return self._parse(action, self._run(action, arguments, body))
+
+    def _parse(self, action: KubectlAction, output: str) -> Object:
         try:
             answer, _ = parse_json_cut(output.encode())  # with --raw, managedFields of any depth come with the objects
         except ValueError:
@@ -176,6 +185,14 @@ class Kubectl:
         if not isinstance(answer, dict):
             raise _answer_error(f"did not answer in JSON when asked to {action}")
         return answer
+
+    def _ask_for_many(self, action: KubectlAction, arguments: Sequence[str], objects: Sequence[Object]) -> Objects:
+        """Ask about these objects. kubectl answers with a List, with one object, or with nothing."""
+        body = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        if not (output := self._run(action, arguments, body)).strip():
+            return []
+        answer = self._parse(action, output)
+        return list(answer.get("items") or ()) if answer.get("kind") == "List" else [answer]
 
     def _run(self, action: KubectlAction, arguments: Sequence[str], body: Object | None = None) -> str:
         try:

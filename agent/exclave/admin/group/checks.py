@@ -123,12 +123,15 @@ def checked_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
     return checked
 
 
-def group_refusal(group: Object) -> str | None:
-    """The reason why a group is not accepted, by its condition, or else by its spec; None if there is none."""
+def group_refusal(group: Object, controller_namespace: str, linkerd_namespace: str) -> str | None:
+    """The reason why a group is not accepted, by its condition, its namespace or its spec; None if there is none."""
     # Kubernetes 1.30 writes no condition of a group that is older than a rule of its definition.
     accepted = condition_of(group, "Accepted")
     if accepted is not None and not accepted.status:
         return accepted.message
+    namespace = group["metadata"]["namespace"]
+    if (why := namespace_fault(namespace, controller_namespace, linkerd_namespace)) is not None:
+        return f"namespace {namespace} {why}"
     try:
         checked_spec(group["metadata"]["name"], mapping_in(group, "spec"))
     except UsageError as problem:
@@ -246,6 +249,7 @@ def group_warnings(
         ),
         *_neighbour_warnings(name, spec, others, found),
         *_account_warnings(spec.service_account, pods),
+        *_label_warnings(name, spec),
     ]
 
 
@@ -300,6 +304,14 @@ def _account_warnings(account: str, pods: Sequence[Object]) -> Iterable[str]:
         yield (
             f"ServiceAccount {account} is used by {_pods(count)}: the group's machines get the same identity, and "
             "whatever policies and RBAC let these pods do; name one of its own: --service-account"
+        )
+
+
+def _label_warnings(name: str, spec: GroupSpec) -> Iterable[str]:
+    if found := [key for key in spec.labels if key.partition("/")[0].endswith("linkerd.io")]:
+        yield (
+            f"group {name} has labels of Linkerd's own, {', '.join(found)}: its policies and commands may take the "
+            "members for a part of Linkerd; use other labels"
         )
 
 
