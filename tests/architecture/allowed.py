@@ -35,6 +35,7 @@ BLOCKING = {
     "exclave.cli.progress": "prints for a person who waits for a download",
     "exclave.proxy_install.store": "a few small files and links, changed by a command outside of the agent",
     "exclave.cli.wait": "a command from outside of trio: a few words with the agent, and pauses",
+    "exclave.cli.process_settings": "PATH and limits of this process, before trio runs",
     "exclave.cli.token_source": "reads the join token from where it was given, before trio runs",
 }
 """Modules without `async def` that touch the world all the same."""
