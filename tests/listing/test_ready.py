@@ -125,6 +125,11 @@ CASES: dict[str, Case] = {
         (SetReady(READY),),
     ),
     "a member that came back to life reports again": (LISTED, reported(READY, is_live=False), (SetReady(READY),)),
+    "a member that was silent while its watch was refused reports again": (
+        replace(LISTED, live_since="2026-11-30T12:00:45Z"),
+        reported(READY),
+        (SetReady(READY),),
+    ),
     "a member that is not live reports nothing new": (replace(LISTED, is_live=False), reported(READY), ()),
     "an admin's cordon costs readiness, and the controller withdraws the ports": (
         replace(LISTED, is_cordoned=True),

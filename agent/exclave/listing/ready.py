@@ -11,6 +11,7 @@ from exclave.data_path.assessment import Assessment
 # Reasons of condition Ready that a machine writes.
 READY, PROBE_FAILED, NOT_SERVING, LEAVING, STOPPED = "Ready", "ProbeFailed", "NotServing", "Leaving", "Stopped"
 CORDONED, FIREWALL = "Cordoned", "FirewallBlocks"
+NOT_LIVE = "NotLive"  # the controller writes it
 REPLACING = 5.0  # seconds for a replacement, while the rules in the kernel point to a proxy that can serve
 
 REPAIRING = 1.0  # seconds of the last `WITHIN` without rules: a repair is faster, a withdrawal costs two writes
@@ -55,6 +56,8 @@ class ReadinessFacts:
     listed: frozenset[int] = frozenset()
     workload: str | None = None  # uid of the ExternalWorkload
     is_live: bool = False
+    live_since: str = ""  # when the controller has changed `is_live` last
+    silence: str = ""  # why the controller has withdrawn this member, or soon will: heartbeats do not arrive
     is_cordoned: bool = False
     unconfirmed: str = ""  # why unconfirmed rules were removed
     refusal: str = ""  # a policy denies our probes of the proxy; traffic is not affected
@@ -88,6 +91,7 @@ class Reported:
     readiness: Readiness
     workload: str
     is_live: bool
+    live_since: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,8 +172,11 @@ def plan_writes(facts: ReadinessFacts, reported: Reported | None) -> tuple[Effec
 
 
 def _must_report(wanted: Readiness, facts: ReadinessFacts, reported: Reported | None) -> bool:
-    # A new ExternalWorkload has no condition. For a member that is not live, the controller overwrites the condition.
-    if reported is None or reported.workload != facts.workload or (facts.is_live and not reported.is_live):
+    # A new ExternalWorkload has no condition. For a member that is not live, the controller overwrites the condition,
+    # also while our watch is refused, after which only the time of the change is another one.
+    if reported is None or reported.workload != facts.workload:
+        return True
+    if facts.is_live and (not reported.is_live or facts.live_since != reported.live_since):
         return True
     before = reported.readiness
     is_noteworthy = wanted.note != before.note and (wanted.ready or bool(wanted.note))

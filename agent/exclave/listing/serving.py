@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from exclave.api.member import MemberView
 from exclave.config import ListingConfig
 from exclave.confirm.confirm import Confirming
 from exclave.data_path.observer import DataPathObserver
@@ -58,8 +59,16 @@ class ListingView:
 def view_of(facts: ready.ReadinessFacts) -> ListingView:
     """The view for these facts."""
     now, ports = ready.readiness(facts), tuple(sorted(facts.listed))
+    if now.ready and facts.silence:
+        now = ready.Readiness(False, ready.NOT_LIVE, facts.silence)
     failing = facts.assessment.is_failing
     return ListingView(bool(facts.serving), ports, now.ready, now.reason, now.message, facts.probes, failing)
+
+
+def _silence(view: MemberView | None) -> str:
+    if view is None or view.live is None or view.live.status:
+        return ""
+    return f"the cluster sends no traffic here: {view.live.message}"
 
 
 class Listing:
@@ -118,6 +127,7 @@ class Listing:
             self._membership.settings,
             self._membership.address_problem,
             self._membership.looping,
+            self._membership.silence,
             self._identity.svid,
             self._proxy.ready,
             self._proxy.instances,
@@ -159,6 +169,8 @@ class Listing:
             listed=frozenset(view.workload_ports) if view else frozenset(),
             workload=view.workload_uid if view else None,
             is_live=view is not None and view.live is not None and view.live.status,
+            live_since=view.live_since if view is not None else "",
+            silence=self._membership.silence.value or _silence(view),
             is_cordoned=view is not None and view.cordoned,
             unconfirmed=confirmation.text if confirmation.is_withdrawn else "",
             refusal=self._proxy.admin_denial.value or "",
@@ -227,7 +239,7 @@ class Listing:
             log_milestone(Starting.READY)
         log.info("listing: [ready=%s reason=%s message=%s]", condition.ready, condition.reason, condition.message)
         assert facts.workload is not None
-        self._reported = ready.Reported(condition, facts.workload, facts.is_live)
+        self._reported = ready.Reported(condition, facts.workload, facts.is_live, facts.live_since)
 
 
 @asynccontextmanager
