@@ -15,6 +15,7 @@ from typing import Any
 
 from exclave.errors import ConfigError
 from exclave.kit.formats.kubernetes import is_label_value
+from exclave.kit.formats.proxy_url import check_proxy_url
 from exclave.kit.formats.ranges import Span, parse_span
 from exclave.kit.formats.times import parse_duration
 
@@ -51,6 +52,10 @@ def _zone(value: Any) -> str:
     if not is_label_value(_text(value)):
         raise ValueError(f"a label's value such as eu-1a was expected, found {value!r}")
     return str(value)
+
+
+def _proxy_url(value: Any) -> str:
+    return check_proxy_url(_text(value))
 
 
 def _network(value: Any) -> str:
@@ -162,6 +167,26 @@ class Paths:
 
 
 @dataclass(frozen=True)
+class ClusterConfig:
+    """How the agent reaches the API server."""
+
+    proxy: str | None = _key(
+        _proxy_url,
+        '"http://proxy.example.org:3128"',
+        "HTTP proxy to the API server; default: https_proxy of the environment, else the join token's",
+        default=None,
+    )
+    no_proxy: tuple[str, ...] = _list(
+        _text,
+        '["10.0.0.0/8", ".example.org"]',
+        "servers that are reached without it; default: no_proxy of the environment",
+    )
+    proxy_credentials: Path | None = _key(
+        _path, '"/etc/exclave/proxy-credentials"', "file with USER:PASSWORD for it, of root, mode 0600", default=None
+    )
+
+
+@dataclass(frozen=True)
 class MemberConfig:
     """This machine as the cluster is to know it."""
 
@@ -246,6 +271,7 @@ class Config:
     """All settings of one machine."""
 
     paths: Paths = field(default_factory=Paths, metadata={"summary": "folders of the agent"})
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata={"summary": "the way to the API server"})
     member: MemberConfig = field(
         default_factory=MemberConfig, metadata={"summary": "this machine, as the cluster sees it"}
     )

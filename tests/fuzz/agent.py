@@ -41,6 +41,7 @@ from exclave.cluster.credential import (
     render_credential,
     token_subject,
 )
+from exclave.cluster.http_proxy import split_login
 from exclave.cluster.watch import Answered, Arrived, Deliver, Opened, WatchMachine
 from exclave.config import parse_config
 from exclave.controller.mesh.publish import read_control_plane
@@ -60,9 +61,10 @@ from exclave.identity.svid import SvidError, check_svid
 from exclave.kit.formats.host_port import split_host_port
 from exclave.kit.formats.json_text import parse_json, parse_json_cut
 from exclave.kit.formats.nft_json import parse_items
+from exclave.kit.formats.proxy_url import check_proxy_url
 from exclave.kit.formats.ranges import parse_span
 from exclave.kit.formats.times import epoch, parse_duration
-from exclave.kit.formats.x509 import not_before, read_blocks, read_certificates
+from exclave.kit.formats.x509 import not_before, read_blocks, read_certificate_file, read_certificates
 from exclave.kit.host.routes import parse_route
 from exclave.kit.host.sockets import read_sockets
 from exclave.kit.netlink.messages import (
@@ -416,6 +418,9 @@ CLUSTER = (
         [CHAIN],
         (SvidError,),
     ),
+    Target("a file with CAs", read_certificate_file, [CHAIN], (ValueError,), (read_certificate_file,)),
+    Target("a login for a proxy", split_login, [b"me:s3cret\n"], (ValueError,), (split_login,)),
+    Target("a proxy's URL", of_text(check_proxy_url), [b"http://[fd00::1]:80/"], (ValueError,), ()),
     Target("PEM", of_text(read_certificates), [CHAIN], (ValueError,), (read_certificates, read_blocks)),
 )
 

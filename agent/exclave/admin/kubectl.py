@@ -10,6 +10,7 @@ import binascii
 import json
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,6 +28,17 @@ LONGEST_REQUEST = 60  # seconds for one request to the API server
 LONGEST_RUN = 300.0  # seconds for one run of kubectl, which may ask its user to log in
 
 _REVIEWS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", False)
+
+
+@dataclass(frozen=True)
+class KubeconfigCluster:
+    """The cluster of the admin's context; what the kubeconfig has not is empty. `ca`: the bytes of PEM."""
+
+    server: str
+    tls_name: str
+    proxy: str
+    ca: bytes
+    skips_verification: bool
 
 
 class Kubectl:
@@ -149,14 +161,15 @@ class Kubectl:
 
     # The kubeconfig: only the cluster's address and CA, for join tokens, and the namespace are read.
 
-    def cluster(self) -> tuple[str, str]:
-        """The API server's URL and its CA (PEM); each is "" if the kubeconfig has none."""
+    def cluster(self) -> KubeconfigCluster:
+        """How kubectl reaches the API server."""
         cluster = _first(self._config(), "clusters", "cluster")
         try:
-            ca = base64.b64decode(cluster.get("certificate-authority-data") or "", validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            ca = ""
-        return str(cluster.get("server") or ""), ca
+            ca = base64.b64decode(cluster.get("certificate-authority-data") or "", validate=True)
+        except (binascii.Error, ValueError):
+            ca = b"damaged"
+        server, name, proxy = (str(cluster.get(key) or "") for key in ("server", "tls-server-name", "proxy-url"))
+        return KubeconfigCluster(server, name, proxy, ca, bool(cluster.get("insecure-skip-tls-verify")))
 
     def namespace(self) -> str:
         """The context's namespace, or `default` as in kubectl."""

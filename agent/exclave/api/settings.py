@@ -95,6 +95,7 @@ class Settings:
     control_plane: ControlPlane
     heartbeat: float  # seconds between Lease renewals
     group: GroupSpec
+    server_ca: str = ""  # PEM of the API server's CAs, as pods trust them; "" if an older controller has published it
 
     @property
     def identity(self) -> MeshIdentity:
@@ -144,6 +145,7 @@ def render_settings(settings: Settings) -> str:
             },
             "heartbeat": settings.heartbeat,
             "group": render_group(settings.group),
+            "serverCA": settings.server_ca,
         },
         sort_keys=True,
         separators=(",", ":"),
@@ -200,10 +202,13 @@ def parse_settings(text: str) -> Settings:
     except FieldError as problem:
         raise FieldError(f"group.{problem}") from None
     anchors = fields.text(tree, "anchors", lines=True)
-    try:
-        read_blocks(anchors)
-    except ValueError:
-        raise FieldError("anchors: certificates in PEM were expected") from None
+    server_ca = fields.text(tree, "serverCA", lines=True) if tree.get("serverCA", "") != "" else ""
+    for name_of, pem in (("anchors", anchors), ("serverCA", server_ca)):
+        try:
+            if pem:
+                read_blocks(pem)
+        except ValueError:
+            raise FieldError(f"{name_of}: certificates in PEM were expected") from None
     return Settings(
         namespace=fields.text(tree, "namespace"),
         group_name=name,
@@ -230,4 +235,5 @@ def parse_settings(text: str) -> Settings:
         ),
         heartbeat=fields.number(tree, "heartbeat", 10.0, least=1.0, most=LONGEST),
         group=spec,
+        server_ca=server_ca,
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from exclave import __version__
 from exclave.cli.config_text import help_text
+from exclave.cli.process_settings import set_process
 from exclave.config import DEFAULT_PATH, Config, load_config, salvage_config
 from exclave.errors import Fault, HostError, UsageError, error_object
 from exclave.kit.formats.host_port import join_host_port, split_host_port
@@ -230,6 +231,7 @@ def _wait_for_packages(problem: ImportError | HostError, options: argparse.Names
 
 def _run_agent(options: argparse.Namespace) -> bool:
     _require_root("running the agent")
+    os.umask(0o077)
     check_packages()
     import faulthandler
     import time
@@ -463,7 +465,7 @@ def _controller(options: argparse.Namespace) -> int:
         hint = "name it with --server, --ca-file and --token-file"
         raise UsageError(f"the API server is not known: {problem}", hint) from None
     where, _, secret = options.issuer.rpartition("/")
-    place = Locations(options.namespace, options.linkerd_namespace, where or None, secret)
+    place = Locations(options.namespace, options.linkerd_namespace, where or None, secret, options.ca_file)
     try:
         listen = split_host_port(options.listen, lowest=0) if options.listen else None
     except ValueError as problem:
@@ -509,6 +511,7 @@ def _import_part(name: str, absence: str, hint: str) -> Callable[[Sequence[str]]
 def _require_root(action: str) -> None:
     if os.geteuid() != 0:
         raise HostError(Fault.NO_PRIVILEGE, f"{action} needs root", f"run it as root: sudo {' '.join(sys.argv[:2])}")
+    set_process(os.environ)
 
 
 def _open_log(fields: Mapping[str, str]) -> None:

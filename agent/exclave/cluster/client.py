@@ -75,6 +75,10 @@ class Cluster:
         """Seconds by which the server's clock (HTTP Date) was ahead of ours at the last answer."""
         return self._exchange.skew
 
+    def trust(self, ca: str) -> None:
+        """Trust these CAs (PEM) from the next connection on. Raises ClusterError if they cannot be read."""
+        self._exchange.trust(ca)
+
     def drop_connections(self) -> None:
         """Drop every connection: this machine has lost the address that they use."""
         self._exchange.drop_connections()

@@ -49,6 +49,7 @@ class ClusterState:
         self.faulty_policy: Object | None = None  # the object with this fault, or the first object
         self.heartbeat = SHORTEST  # seconds between two heartbeats of a member
         self.mesh: Mesh | None = None
+        self.server_ca = ""  # PEM of the API server's CAs, as this pod trusts them
         self.trust: Trust | None = None
         self.faults: dict[str, str] = {}  # why a source cannot be read, by its name
         self.mark_key: MarkKey | None = None
@@ -118,7 +119,10 @@ class ClusterState:
             )
             control_plane = last_good(found, before.control_plane if before else None)
             linkerd = with_digest(linkerd, self.proxy_images)
-            self.mesh = Mesh(linkerd, self.trust.anchors, issuer.sha256, control_plane, issuer.not_after, issuer.path)
+            ends, path = issuer.not_after, issuer.path
+            self.mesh = Mesh(
+                linkerd, self.trust.anchors, issuer.sha256, control_plane, ends, path, server_ca=self.server_ca
+            )
         return (self.mesh, self.mesh_fault, self.mesh_faults) != (before, fault, faults_before)
 
     def refresh_admission(self, wanted: Iterable[Object]) -> bool:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Literal
 
 import trio
@@ -59,6 +60,7 @@ from exclave.controller.telemetry.events import Subject
 from exclave.controller.telemetry.headless import HeadlessWarner
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal, ClusterError
+from exclave.kit.formats.x509 import pem_of, read_certificate_file
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -107,6 +109,7 @@ class Locations:
     linkerd: str = "linkerd"
     issuer_namespace: str | None = None
     issuer_name: str = ISSUER_NAME
+    ca_file: Path | None = None  # with the API server's CAs, which the kubelet renews
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,7 @@ class Controller:
     async def run(self) -> None:
         """Watch and reconcile until cancelled."""
         state, watches = self.state, self._watches()
+        await self._refresh_server_ca()  # before the first settings: members would get new ones twice
         async with open_bare_nursery() as nursery:
             for watch in watches:
                 follow = partial(self._follow, watch, watches)
@@ -320,9 +324,10 @@ class Controller:
         return changed
 
     async def _tick(self) -> None:
-        """Refresh what changes without an event: who is live, the issuer's validity, the heartbeat interval."""
+        """Refresh what changes without an event: who is live, the issuer's validity, the heartbeat interval, the CA."""
         while True:
             await trio.sleep(TICK)
+            await self._refresh_server_ca()
             self._mesh_changed([])
             if self.state.refresh_heartbeat():
                 log.info("heartbeats: every %.0f s", self.state.heartbeat)
@@ -332,6 +337,19 @@ class Controller:
             for lease in leases:
                 self._leases_changed(self.state.leases.apply(Upserted(lease)))
             self._members_changed(list(self.state.liveness.refresh(now, unread)))
+
+    async def _refresh_server_ca(self) -> None:
+        """Read the API server's CAs again; what cannot be read changes nothing."""
+        if self._locations.ca_file is None:
+            return
+        try:
+            ca = await read_ca_file(self._locations.ca_file)
+        except (OSError, ValueError) as problem:
+            log.warning("the API server's CA is not read again: %s: %s", self._locations.ca_file, problem)
+            return
+        if ca != self.state.server_ca:
+            log.info("the API server's CA: %d certificates", ca.count("BEGIN CERTIFICATE"))
+            self.state.server_ca = ca
 
     # Reconciling. Each function returns the seconds after which to reconcile again; None: at the next change.
 
@@ -519,6 +537,11 @@ async def read_or_make_key(cluster: Sender, namespace: str) -> MarkKey:
         if refusal.status != 409:
             raise
     return read_key(await cluster.send(asked))  # another replica was faster
+
+
+async def read_ca_file(path: Path) -> str:
+    """The certificates of a file with CAs, as PEM. Raises OSError, ValueError."""
+    return "".join(map(pem_of, read_certificate_file(await trio.Path(path).read_bytes())))
 
 
 async def recheck_leases(cluster: Sender, silent: Iterable[Key]) -> tuple[list[Object], set[Key]]:

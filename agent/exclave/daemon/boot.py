@@ -4,10 +4,12 @@ No part waits for the network to open. If redirect or proxy fails, the agent han
 """
 
 import logging
+import os
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
-from exclave.cluster.member_cluster import open_member_cluster
+from exclave.cluster.member_cluster import MemberCluster, open_member_cluster
 from exclave.config import Config
 from exclave.confirm.confirm import open_confirm
 from exclave.daemon.address_move import AddressMover
@@ -17,7 +19,7 @@ from exclave.daemon.wanted_rules import open_steering
 from exclave.data_path.observer import open_data_path
 from exclave.dns.server import open_dns
 from exclave.ending import Ending
-from exclave.errors import HostError
+from exclave.errors import ClusterError, HostError
 from exclave.firewall.observer import open_firewall
 from exclave.identity.rotator import open_identity
 from exclave.kit.formats.x509 import read_blocks
@@ -30,6 +32,7 @@ from exclave.link.layout import dns_address
 from exclave.link.link import open_link
 from exclave.listing.serving import open_listing
 from exclave.member.client import MemberClient, open_member
+from exclave.member.record import MembershipRecord, trusted_cas
 from exclave.member.state import Standing
 from exclave.proxy.instance import Proxy, open_proxy
 from exclave.proxy.process.binary import find_proxy_user
@@ -47,10 +50,11 @@ log = logging.getLogger(__name__)
 async def serve(parts: Parts, config: Config, now: Now) -> None:
     """Run the parts of this member until an ending is requested, then close them. Raises HostError, ConfigError."""
     record, endings, paths = parts.record, parts.endings, config.paths
+    access = record.access_through(paths.state, config.cluster, os.environ)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         parts.cluster = cluster = await enter(
-            open_member_cluster(record.access, paths.state, record.accounts_namespace, record.account, endings, now)
+            open_member_cluster(access, paths.state, record.accounts_namespace, record.account, endings, now)
         )
         parts.membership = member = await enter(open_member(record, config, cluster, endings, now))
         parts.identity = identity = await enter(open_identity(paths.state, member, endings, now))
@@ -87,6 +91,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         )  # opened last, closed first: pods find this machine only while it serves
         async with open_bare_nursery() as nursery:
             for name, part in (
+                ("CA of the API server", partial(_follow_ca, paths.state, record, member, cluster)),
                 ("loaded", partial(report_loaded, member, identity, proxy)),
                 ("rules shown", partial(_show_rules, redirect, proxy)),
                 ("rules judged", partial(_judge, data_path.rules, redirect.problem, parts.routing.problem)),
@@ -99,13 +104,32 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             notify("READY=1")
             parts.ending = await endings.wait()
             nursery.cancel_scope.cancel()
-        if parts.ending is Ending.LEAVE and member.standing.value is not Standing.EVICTED:
-            member.mark_leaving()
+        if parts.ending is Ending.LEAVE:
+            _begin_leave(paths.state, record, member, cluster)
 
 
 def _anchors(member: MemberClient) -> tuple[bytes, ...]:
     settings = member.settings.value
     return read_blocks(settings.anchors) if settings is not None else ()
+
+
+async def _follow_ca(state: Path, record: MembershipRecord, member: MemberClient, cluster: MemberCluster) -> None:
+    """Trust the CAs that the controller publishes before the API server uses them."""
+    async for _ in member.settings.changes():
+        _trust(state, record, cluster)
+
+
+def _trust(state: Path, record: MembershipRecord, cluster: MemberCluster) -> None:
+    try:
+        cluster.trust(trusted_cas(state, record))
+    except ClusterError as problem:
+        log.warning("%s", problem)
+
+
+def _begin_leave(state: Path, record: MembershipRecord, member: MemberClient, cluster: MemberCluster) -> None:
+    _trust(state, record, cluster)  # also the CA of a join that replaces this membership
+    if member.standing.value is not Standing.EVICTED:
+        member.mark_leaving()
 
 
 async def _show_rules(redirect: Redirect, proxy: Proxy) -> None:

@@ -4,6 +4,7 @@ The order: withdraw ports, capture nothing new, end proxies, remove rules and li
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -54,7 +55,12 @@ async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str
     remains = [f"Member {record.namespace}/{record.member}"]
     try:
         async with open_member_cluster(
-            record.access, state, record.accounts_namespace, record.account, endings, now
+            record.access_through(state, config.cluster, os.environ),
+            state,
+            record.accounts_namespace,
+            record.account,
+            endings,
+            now,
         ) as cluster:
             async with open_member(record, config, cluster, endings, now) as member:
                 member.mark_leaving()

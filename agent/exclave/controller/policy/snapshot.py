@@ -43,6 +43,7 @@ class Mesh:
     control_plane: ControlPlane
     issuer_ends: float = math.inf  # the earliest end in the issuer's chain, epoch seconds
     issuers: tuple[x509.Certificate, ...] = ()  # the issuer's chain and its anchor
+    server_ca: str = ""  # PEM of the API server's CAs
 
     def identity_of(self, group: Group) -> MeshIdentity:
         """The identity of a group's members."""
