@@ -6,6 +6,7 @@ firewall may decide by that.
 """
 
 import logging
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 CHECK_INTERVAL = 600.0  # seconds between two readings while the kernel reports changes
 POLL_INTERVAL = 60.0  # the same while it reports none
 PAUSE = 1.0  # seconds after a reading at least: a program that loads rules does so in several transactions
-SHARE = 200  # a pause is at least so many times as long as the reading before it: large rulesets take seconds
+BURST, WITHIN = 10, 60.0  # so many readings in so many seconds: other programs change rules all the time
+SHARE = 200  # then a pause is so many times as long as the reading before it: large rulesets take seconds
 
 
 class FirewallObserver:
@@ -41,6 +43,7 @@ class FirewallObserver:
         self._settings = settings
         self._addresses = addresses
         self._monitor = monitor
+        self._readings: deque[float] = deque(maxlen=BURST)
 
     async def run(self) -> None:
         """Assess at each change, until cancelled."""
@@ -52,8 +55,13 @@ class FirewallObserver:
                     await self._assess()
                 except HostError as problem:
                     log.warning("firewall: the rules of others cannot be read: %s", problem.message)
-                await trio.sleep(max(PAUSE, SHARE * (trio.current_time() - began)))
+                await trio.sleep(self._pause(began, trio.current_time()))
                 await change.wait(CHECK_INTERVAL if monitor.is_listening.value else POLL_INTERVAL)
+
+    def _pause(self, began: float, ended: float) -> float:
+        is_storm = len(self._readings) == BURST and ended - self._readings[0] < WITHIN
+        self._readings.append(began)
+        return max(PAUSE, SHARE * (ended - began)) if is_storm else PAUSE
 
     async def _assess(self) -> None:
         settings = self._settings.value
