@@ -158,6 +158,8 @@ def test_the_controller_starts_as_nobody_in_a_root_that_it_cannot_write(built: P
         mounts = [line.split() for line in Path(f"/proc/{child}/mountinfo").read_text().splitlines()]
         assert {"/": "ro", str(built): "ro"}.items() <= {one[4]: one[5].split(",")[0] for one in mounts}.items()
     finally:
+        for one in psutil.Process(started.pid).children():  # the kernel forgets --kill-child when its user changes
+            one.kill()
         started.kill()
         started.wait()
 
