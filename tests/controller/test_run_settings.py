@@ -101,6 +101,7 @@ async def test_a_new_ca_of_the_api_server_is_published_in_time(tmp_path: Path) -
     file = tmp_path / "ca.crt"
     old, new = make_anchor("old CA").pem, make_anchor("new CA").pem
     file.write_text(f"# comment\n{old}")
+    (tmp_path / "mesh").mkdir()
     async with open_mesh_cluster(tmp_path / "mesh", controlled=False) as cluster:
         token = await cluster.token_of("exclave", CONTROLLER)
         locations = Locations(ca_file=file)
