@@ -332,7 +332,7 @@ def parse_config(text: str, origin: str) -> Config:
     mistakes: list[str] = []
     config = _parse_tree(tree, mistakes)
     if mistakes:
-        listed = "\n".join(f"  {mistake}" for mistake in mistakes)
+        listed = "\n".join(mistakes)
         raise ConfigError(f"{origin}:\n{listed}", "correct every line above; `exclave run --help` lists the keys")
     return config
 

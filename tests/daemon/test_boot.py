@@ -50,6 +50,7 @@ class Boot:
         self.config = Config(Paths(folder, folder), proxy=ProxyConfig(user="nobody"))
         self.parts = Parts(EndingSwitch(), RECORD)
         self.rules_seen: list[str | None] = []
+        self.trusted: list[str] = []  # CAs of the API server
         self.member = SimpleNamespace(
             standing=Latest(Standing.MEMBER),
             needs_walk_back=Latest(False),
@@ -64,7 +65,7 @@ class Boot:
         self.routing = SimpleNamespace(problem=Latest(None))
         self.redirect = SimpleNamespace(observed=Latest(NOTHING), problem=Latest(None))
         yields = {
-            "member_cluster": SimpleNamespace(server_addresses=SERVERS),
+            "member_cluster": SimpleNamespace(server_addresses=SERVERS, trust=self.trusted.append),
             "member": self.member,
             "identity": self.identity,
             "workload_api": SimpleNamespace(path=folder / "workload.sock"),
