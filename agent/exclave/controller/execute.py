@@ -90,10 +90,16 @@ class Executor:
 
     async def _act(self, action: Action, snapshot: MemberSnapshot) -> MemberSnapshot | None:
         namespace, name = snapshot.namespace, snapshot.view.name
-        accounts, account = accounts_namespace(namespace), parse_member_name(name).account
         if action is Action.ADD_FINALIZER:
             body = _metadata(finalizers=[*snapshot.view.finalizers, FINALIZER])
             return await self._member(patch(MEMBERS, namespace, name, body), snapshot)
+        if action is Action.RELEASE_MEMBER:  # of any name: others may have added our finalizer
+            if foreign_refusal(snapshot) is None:
+                # A Lease without the label is not watched. One that the admission policy protects is not ours.
+                await self._unless((403, 404, 422), delete(LEASES, namespace, name))
+            await self._release((MEMBERS, namespace, name), FINALIZER)
+            return None
+        accounts, account = accounts_namespace(namespace), parse_member_name(name).account
         if action is Action.MAKE_ACCOUNT:
             await self._unless((409,), create(SERVICE_ACCOUNTS, accounts, {"metadata": {"name": account}}))
             return snapshot.replaced(has_account=True)
@@ -109,17 +115,14 @@ class Executor:
                 return snapshot.replaced(has_account=False)  # deleted meanwhile: the next transition creates it
             return snapshot.replaced(sealed=seal(str(granted["status"]["token"]), snapshot.view.delivery_key))
         if action is Action.DELETE_ACCOUNT:
-            await self._delete_account(accounts, account)
+            if snapshot.was_never_admitted:  # without a group there are no Roles
+                await self._unless((403, 404), delete(SERVICE_ACCOUNTS, accounts, account))
+            else:
+                await self._delete_account(accounts, account)
             return snapshot.replaced(account_deleted=True)
         if action is Action.DELETE_LEASE:
-            await self._unless((404,), delete(LEASES, namespace, name))
+            await self._unless((403, 404, 422), delete(LEASES, namespace, name))  # as above
             return snapshot.replaced(has_lease=False, has_heartbeat=False, live=False, clones=None)
-        if action is Action.RELEASE_MEMBER:
-            if foreign_refusal(snapshot) is None:
-                # A Lease without the label is not watched. One that the admission policy protects is not ours.
-                await self._unless((403, 404, 422), delete(LEASES, namespace, name))
-            await self._release((MEMBERS, namespace, name), FINALIZER)
-            return None
         return await self._retire_workload(action, snapshot)
 
     async def _delete_account(self, namespace: str, account: str) -> None:

@@ -48,6 +48,7 @@ from exclave.controller.mesh.publish import Published, is_worth_publishing, sett
 from exclave.controller.mesh.settings_watch import SettingsWatch, settings_patch
 from exclave.controller.mesh.trust import ANCHORS, ISSUER
 from exclave.controller.policy.accept import RIGHTS_MISSING, GroupPatches, GroupRights, group_patches
+from exclave.controller.policy.liveness import lease_fields
 from exclave.controller.policy.mark import KEY_BYTES, MarkKey, key_object, read_key
 from exclave.controller.policy.mesh_current import mesh_condition
 from exclave.controller.policy.opaque import opaque_condition
@@ -122,6 +123,7 @@ class Watch:
     namespace: str | None = None
     name: str | None = None
     labels: str = ""
+    trim: Callable[[Object], Object] | None = None
 
 
 class Controller:
@@ -214,7 +216,8 @@ class Controller:
             Watch(state.groups, WORKLOAD_GROUPS, self._groups_changed),
             Watch(state.members, MEMBERS, self._members_added_or_removed),
             Watch(state.workloads, EXTERNAL_WORKLOADS, self._members_changed),
-            Watch(state.leases, LEASES, self._leases_changed, labels=GROUP_LABEL),  # not those of nodes and tenants
+            # Not those of nodes. A tenant's with this label are watched, too.
+            Watch(state.leases, LEASES, self._leases_changed, labels=GROUP_LABEL, trim=lease_fields),
             Watch(state.linkerd_slices, ENDPOINT_SLICES, self._mesh_changed, linkerd),
             Watch(state.dns_slices, ENDPOINT_SLICES, self._mesh_changed, "kube-system"),
         ]
@@ -230,7 +233,8 @@ class Controller:
         return watches
 
     async def _follow(self, watch: Watch, watches: list[Watch]) -> None:
-        async with self._cluster.watch(watch.resource, watch.namespace, watch.name, watch.labels) as events:
+        place = (watch.resource, watch.namespace, watch.name, watch.labels)
+        async with self._cluster.watch(*place, trim=watch.trim) as events:
             async for event in events:
                 watch.changed(watch.cache.apply(event))
                 if not self.ready.is_set() and all(one.cache.synced for one in watches):
@@ -335,7 +339,7 @@ class Controller:
             now = self._now()
             leases, unread = await recheck_leases(self._cluster, self.state.liveness.overdue(now))
             for lease in leases:
-                self._leases_changed(self.state.leases.apply(Upserted(lease)))
+                self._leases_changed(self.state.leases.apply(Upserted(lease_fields(lease))))
             self._members_changed(list(self.state.liveness.refresh(now, unread)))
 
     async def _refresh_server_ca(self) -> None:
@@ -399,7 +403,7 @@ class Controller:
             self._group_uids.pop(key, None)
             self._group_accepted.pop(key, None)
             self._missing_rights.pop(key, None)
-            state.forget_rights(key[0])
+            state.forget_group(key)
             return None
         group, pause = state.group(key), None
         if key[0] in state.namespaces():  # in others the controller has no rights
