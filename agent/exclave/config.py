@@ -271,7 +271,6 @@ class Config:
     """All settings of one machine."""
 
     paths: Paths = field(default_factory=Paths, metadata={"summary": "folders of the agent"})
-    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata={"summary": "the way to the API server"})
     member: MemberConfig = field(
         default_factory=MemberConfig, metadata={"summary": "this machine, as the cluster sees it"}
     )
@@ -281,6 +280,7 @@ class Config:
         metadata={"summary": "traffic that is not captured, and containers whose traffic is"},
     )
     listing: ListingConfig = field(default_factory=ListingConfig, metadata={"summary": "leaving the cluster"})
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata={"summary": "the way to the API server"})
 
 
 @dataclass(frozen=True)
