@@ -74,15 +74,10 @@ class FencedCluster:
         return await self._cluster.send(request, seconds_left)
 
     def watch(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        name: str | None = None,
-        labels: str = "",
-        trim: Callable[[Object], Object] | None = None,
+        self, resource: Resource, namespace: str | None, name: str | None = None, labels: str = ""
     ) -> AbstractAsyncContextManager[AsyncIterator[WatchEvent]]:
         """The cluster's `watch`."""
-        return self._cluster.watch(resource, namespace, name, labels, trim)
+        return self._cluster.watch(resource, namespace, name, labels)
 
 
 class Candidate:

@@ -1,1 +1,0 @@
-"""Netlink: messages of the kernel, their reading and writing, and a subscription to them."""
