@@ -130,7 +130,7 @@ def _add_proxy_commands(commands: Any) -> list[argparse.ArgumentParser]:
     ):
         install.add_argument(option, type=kind, metavar=metavar, help=help_of_option)
     longest = "stop after this time; the next attempt continues; default: 15m"
-    install.add_argument("--timeout", type=parse_duration, default=900.0, metavar="TIME", help=longest)
+    install.add_argument("--timeout", type=parse_duration, metavar="TIME", help=longest)
     install.add_argument("--no-use", action="store_true", help="do not use it yet")
     listing = add("list", partial(_proxies, "list_proxies"), "list the installed proxies")
     use = add("use", partial(_proxies, "use_proxy"), "use another installed proxy, also to go back")

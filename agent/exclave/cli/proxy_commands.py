@@ -32,7 +32,7 @@ def install_proxy(options: argparse.Namespace, config: Config) -> int:
     """Install a proxy from its source, then use it unless the options forbid that."""
     source, access = chosen_source(options, config), chosen_access(config, options.ca_file, options.auth_file)
     store = Store(config.proxy.store, config.proxy.binary)
-    proxy = _download(source, access, store, config, options.timeout)
+    proxy = _download(source, access, store, config, DOWNLOAD_TIMEOUT if options.timeout is None else options.timeout)
     is_used = not options.no_use
     if is_used:
         store.use(proxy)
@@ -105,7 +105,7 @@ def _image(text: str, mirror: str | None) -> ImageReference:
 
 
 def chosen_access(config: Config, ca_file: Path | None = None, auth_file: Path | None = None) -> Access:
-    """How to reach a registry: as the options of a command name it, else as the configuration does."""
+    """The way to a registry: the options of a command, else the configuration."""
     return Access(ca_file or config.proxy.registry_ca_file, auth_file or config.proxy.registry_auth_file)
 
 

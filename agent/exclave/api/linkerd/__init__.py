@@ -1,1 +1,1 @@
-"""What Linkerd's own objects state: its configuration, and the images that its pods run."""
+"""Readers of Linkerd's own objects: its configuration, and the images that its pods run."""
