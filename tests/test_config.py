@@ -111,32 +111,32 @@ drain = "soon"
 """)
     assert problem.message.splitlines() == [
         "config.toml:",
-        "  colour: no such key",
-        "  proxies: no such key",
-        "  paths.state: an absolute path was expected, found 'var/lib'",
-        "  member.address: an address that others reach this machine at was expected, found '127.0.0.1'",
-        "  member.captured_addresses: an address that others reach this machine at was expected, found 'fe80::1'",
-        "  proxy.binray: no such key",
-        "  proxy.user: text was expected, found ''",
-        "  proxy.drain: text was expected, found 30",
-        "  redirect.exclude_networks: no such key",
-        f"  redirect.exclude_inbound_ports: {PORT}, found 0",
-        "  redirect.exclude_inbound_ports: a range that begins with its lower end was expected, found '8100-8000'",
-        f"  redirect.exclude_inbound_ports: {PORT}, found '1-65536'",
-        "  redirect.exclude_inbound_ports: a range such as 8000-8100 was expected, found 'http'",
-        f"  redirect.exclude_outbound_ports: {PORT}, found True",
-        "  redirect.exclude_outbound_networks: 10.9.0.5/16 has host bits set",
-        "  redirect.exclude_outbound_networks: 'all' does not appear to be an IPv4 or IPv6 network",
-        f"  redirect.exclude_outbound_interfaces: {NAME}, found 'eth 0'",
-        f"  redirect.exclude_outbound_interfaces: {NAME}, found 'a\"b'",
-        f"  redirect.exclude_outbound_interfaces: {NAME}, found '../..'",
-        f"  redirect.exclude_outbound_interfaces: {NAME}, found 'sixteen-letters-'",
-        f"  redirect.exclude_outbound_interfaces: {NAME}, found 7",
-        "  redirect.exclude_users: a list was expected, found 'backup'",
-        f"  redirect.exclude_groups: {ACCOUNT}, found -1",
-        f"  redirect.exclude_groups: {ACCOUNT}, found 4294967295",
-        f"  redirect.exclude_groups: {ACCOUNT}, found ''",
-        "  listing.drain: 'soon' is not a duration such as 10s, 5m or 24h",
+        "colour: no such key",
+        "proxies: no such key",
+        "paths.state: an absolute path was expected, found 'var/lib'",
+        "member.address: an address that others reach this machine at was expected, found '127.0.0.1'",
+        "member.captured_addresses: an address that others reach this machine at was expected, found 'fe80::1'",
+        "proxy.binray: no such key",
+        "proxy.user: text was expected, found ''",
+        "proxy.drain: text was expected, found 30",
+        "redirect.exclude_networks: no such key",
+        f"redirect.exclude_inbound_ports: {PORT}, found 0",
+        "redirect.exclude_inbound_ports: a range that begins with its lower end was expected, found '8100-8000'",
+        f"redirect.exclude_inbound_ports: {PORT}, found '1-65536'",
+        "redirect.exclude_inbound_ports: a range such as 8000-8100 was expected, found 'http'",
+        f"redirect.exclude_outbound_ports: {PORT}, found True",
+        "redirect.exclude_outbound_networks: 10.9.0.5/16 has host bits set",
+        "redirect.exclude_outbound_networks: 'all' does not appear to be an IPv4 or IPv6 network",
+        f"redirect.exclude_outbound_interfaces: {NAME}, found 'eth 0'",
+        f"redirect.exclude_outbound_interfaces: {NAME}, found 'a\"b'",
+        f"redirect.exclude_outbound_interfaces: {NAME}, found '../..'",
+        f"redirect.exclude_outbound_interfaces: {NAME}, found 'sixteen-letters-'",
+        f"redirect.exclude_outbound_interfaces: {NAME}, found 7",
+        "redirect.exclude_users: a list was expected, found 'backup'",
+        f"redirect.exclude_groups: {ACCOUNT}, found -1",
+        f"redirect.exclude_groups: {ACCOUNT}, found 4294967295",
+        f"redirect.exclude_groups: {ACCOUNT}, found ''",
+        "listing.drain: 'soon' is not a duration such as 10s, 5m or 24h",
     ]
     assert problem.hint == "correct every line above; `exclave run --help` lists the keys"
 
@@ -145,13 +145,13 @@ def test_a_zone_is_a_valid_label_value() -> None:
     problem = refused('[member]\nzone = "eu west"\naddress = "10.0.0"')
     assert problem.message.splitlines() == [
         "config.toml:",
-        "  member.address: '10.0.0' does not appear to be an IPv4 or IPv6 address",
-        "  member.zone: a label's value such as eu-1a was expected, found 'eu west'",
+        "member.address: '10.0.0' does not appear to be an IPv4 or IPv6 address",
+        "member.zone: a label's value such as eu-1a was expected, found 'eu west'",
     ]
 
 
 def test_a_value_in_the_place_of_a_table_is_a_mistake() -> None:
-    assert refused('member = "me"').message.splitlines()[1:] == ["  member: a table was expected, found 'me'"]
+    assert refused('member = "me"').message.splitlines()[1:] == ["member: a table was expected, found 'me'"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 
 from exclave.errors import ConfigError
 from exclave.kit.formats.kubernetes import is_label_value
+from exclave.kit.formats.proxy_url import check_proxy_url
 from exclave.kit.formats.ranges import Span, parse_span
 from exclave.kit.formats.times import parse_duration
 
@@ -51,6 +52,10 @@ def _zone(value: Any) -> str:
     if not is_label_value(_text(value)):
         raise ValueError(f"a label's value such as eu-1a was expected, found {value!r}")
     return str(value)
+
+
+def _proxy_url(value: Any) -> str:
+    return check_proxy_url(_text(value))
 
 
 def _network(value: Any) -> str:
@@ -162,6 +167,26 @@ class Paths:
 
 
 @dataclass(frozen=True)
+class ClusterConfig:
+    """How the agent reaches the API server."""
+
+    proxy: str | None = _key(
+        _proxy_url,
+        '"http://proxy.example.org:3128"',
+        "HTTP proxy to the API server; default: https_proxy of the environment, else the join token's",
+        default=None,
+    )
+    no_proxy: tuple[str, ...] = _list(
+        _text,
+        '["10.0.0.0/8", ".example.org"]',
+        "servers that are reached without it; default: no_proxy of the environment",
+    )
+    proxy_credentials: Path | None = _key(
+        _path, '"/etc/exclave/proxy-credentials"', "file with USER:PASSWORD for it, of root, mode 0600", default=None
+    )
+
+
+@dataclass(frozen=True)
 class MemberConfig:
     """This machine as the cluster is to know it."""
 
@@ -185,7 +210,10 @@ class ProxyConfig:
     swap_bound: float = _key(_duration, '"10m"', "how long open connections may go on in a proxy that was replaced")
     memory_limit: int = _key(_size, '"1GiB"', "a proxy that uses more memory is replaced")
     cores: int | None = _key(
-        _whole, "2", "how many threads of the proxy carry traffic; default: as Linkerd sets it for pods", default=None
+        _whole,
+        "2",
+        "the threads of the proxy that carry traffic; default: as the group or Linkerd sets it",
+        default=None,
     )
     store: Path = _key(_path, '"/var/lib/exclave-proxies"', "folder of the proxies that are installed")
     mirror: str | None = _key(
@@ -252,6 +280,7 @@ class Config:
         metadata={"summary": "traffic that is not captured, and containers whose traffic is"},
     )
     listing: ListingConfig = field(default_factory=ListingConfig, metadata={"summary": "leaving the cluster"})
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata={"summary": "the way to the API server"})
 
 
 @dataclass(frozen=True)
@@ -303,7 +332,7 @@ def parse_config(text: str, origin: str) -> Config:
     mistakes: list[str] = []
     config = _parse_tree(tree, mistakes)
     if mistakes:
-        listed = "\n".join(f"  {mistake}" for mistake in mistakes)
+        listed = "\n".join(mistakes)
         raise ConfigError(f"{origin}:\n{listed}", "correct every line above; `exclave run --help` lists the keys")
     return config
 

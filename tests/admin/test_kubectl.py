@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exclave.admin.kubectl import Kubectl
+from exclave.admin.kubectl import KubeconfigCluster, Kubectl
 from exclave.admin.objects import join_account
 from exclave.api.requests import CONFIG_MAPS, MEMBERS, NAMESPACES, SERVICE_ACCOUNTS, Object, Resource
 from exclave.cluster.credential import read_token_times
@@ -76,7 +76,7 @@ def test_the_version_is_the_servers(kubectl: Kubectl) -> None:
 
 def test_address_ca_and_namespace_come_from_the_kubeconfig(server: Server, tmp_path: Path) -> None:
     admin = admin_of(server, tmp_path)
-    assert admin.kubectl.cluster() == (server.url, server.ca)
+    assert admin.kubectl.cluster() == KubeconfigCluster(server.url, "", "", server.ca.encode(), False)
     assert admin.kubectl.namespace() == "default"
     config = json.loads(admin.kubeconfig.read_text())
     config["contexts"].append({"name": "y", "context": {"cluster": "c", "user": "u", "namespace": "shop"}})
@@ -90,12 +90,18 @@ def test_a_ca_in_a_file_beside_the_kubeconfig_is_found(server: Server, tmp_path:
     config = json.loads(admin.kubeconfig.read_text())
     config["clusters"][0]["cluster"] = {"server": server.url, "certificate-authority": "ca.pem"}
     admin.kubeconfig.write_text(json.dumps(config))
-    assert admin.kubectl.cluster() == (server.url, server.ca)
+    assert (admin.kubectl.cluster().server, admin.kubectl.cluster().ca) == (server.url, server.ca.encode())
 
 
 def test_a_kubeconfig_without_a_ca_has_an_empty_one(server: Server, tmp_path: Path) -> None:
     admin = admin_of(server, tmp_path, **{"certificate-authority-data": "", "insecure-skip-tls-verify": True})
-    assert admin.kubectl.cluster()[1] == ""
+    assert admin.kubectl.cluster() == KubeconfigCluster(server.url, "", "", b"", True)
+
+
+def test_a_name_and_a_proxy_in_the_kubeconfig_are_found(server: Server, tmp_path: Path) -> None:
+    more = {"tls-server-name": "api.example.org", "proxy-url": "http://proxy.example.org:3128"}
+    found = admin_of(server, tmp_path, **more).kubectl.cluster()
+    assert (found.tls_name, found.proxy) == ("api.example.org", "http://proxy.example.org:3128")
 
 
 def test_a_missing_kubectl_is_an_error(tmp_path: Path) -> None:
@@ -127,7 +133,7 @@ def test_no_argument_holds_a_body_or_a_token(tmp_path: Path) -> None:
         f"{common} create --raw /api/v1/namespaces/shop-vms/serviceaccounts/web.join.k7q2x-1/token --filename=-",
         f"{common} create --raw /api/v1/namespaces/shop/configmaps --filename=-",
         f"{common} patch configmaps a --namespace=shop --type=merge --patch-file=/dev/stdin --output=json",
-        f"{common} apply --server-side --field-manager=exclave --filename=- --force-conflicts",
+        f"{common} apply --server-side --field-manager=exclave --filename=- --output=json --force-conflicts",
     ]
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from exclave.admin.kubectl_errors import (
     STATUSES,
+    FieldConflicts,
+    FieldOwner,
     KubectlAction,
     kubectl_error,
     kubectl_missing_error,
@@ -51,6 +53,42 @@ def test_a_kubectl_that_does_not_end_is_an_error() -> None:
 def test_a_subresource_is_named_as_rbac_names_it() -> None:
     action = KubectlAction("create", SERVICE_ACCOUNTS, "shop-vms", "a", "token")
     assert str(action) == "create serviceaccounts/token a in namespace shop-vms"
+
+
+REVIEW = (
+    "Please review the fields above--they currently have other managers. Here\nare the ways you can resolve this "
+    'warning:\n* You may co-own fields; in this case, conflicts with "nobody":\n- .spec\n'
+)
+CONFLICTS = {
+    "a program that updates": (
+        f'error: Apply failed with 1 conflict: conflict with "kubectl-edit" using v1 at 2026-12-01T02:37:09Z: .data.z\n'
+        f"{REVIEW}",
+        (FieldOwner("kubectl-edit", (".data.z",), applies=False),),
+    ),
+    "a program that applies, and one that updates a status": (
+        'Apply failed with 3 conflicts: conflicts with "argocd-controller":\n- .data.x\n'
+        '- .spec.containers[name="a: b"].image\nconflicts with "helm" with subresource "status" using v1:\n- .data.z\n'
+        f"{REVIEW}",
+        (
+            FieldOwner("argocd-controller", (".data.x", '.spec.containers[name="a: b"].image'), applies=True),
+            FieldOwner("helm", (".data.z",), applies=False),
+        ),
+    ),
+    "two objects": (
+        f'Apply failed with 1 conflict: conflict with "a": .x\n{REVIEW}'
+        f'Apply failed with 1 conflict: conflict with "b": .y\n{REVIEW}',
+        (FieldOwner("a", (".x",), applies=True), FieldOwner("b", (".y",), applies=True)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("stderr", "owners"), CONFLICTS.values(), ids=CONFLICTS)
+def test_owners_of_fields_are_read_from_conflicts(stderr: str, owners: tuple[FieldOwner, ...]) -> None:
+    """As kubectl 1.37 prints them."""
+    error = kubectl_error(KubectlAction("apply these objects"), stderr)
+    assert isinstance(error, FieldConflicts)
+    assert (error.owners, error.status, error.reason) == (owners, 409, "Conflict")
+    assert all(owner.manager in error.message for owner in owners)
 
 
 def test_a_long_text_is_cut() -> None:

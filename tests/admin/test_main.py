@@ -164,7 +164,7 @@ ROWS: dict[str, tuple[list[str], list[str], int]] = {
     ),
     "half a verb": (["token", "cre"], ["create"], NO_FILES),
     "half an option of a verb": (
-        ["group", "create", "web", "--pr"], ["--probe"], NO_FILES,
+        ["group", "create", "web", "--pr"], ["--probe", "--proxy-cores"], NO_FILES,
     ),
     "an option's choices": (["member", "list", "-o", ""], ["json", "name", "wide", "yaml"], NO_FILES),
     "half a choice": (["group", "create", "web", "--capture", "c"], ["cluster"], NO_FILES),

@@ -155,7 +155,7 @@ def session_of(stored_objects: dict[Resource, list[Object]]) -> tuple[Session, S
 def test_a_check_ends_whatever_the_shape_of_an_object(found: Object, service: Object) -> None:
     session, kubectl = session_of({WORKLOAD_GROUPS: [found, GROUP], SERVICES: [service, SERVICE]})
     snapshot = ClusterSnapshot(kubectl, "exclave", "linkerd")  # type: ignore[arg-type]
-    accepted, headless, _ = _groups(session, snapshot)
+    accepted, headless, _ = _groups(session, snapshot, "exclave")
     assert accepted.result == headless.result == "warning"
     assert "shop/front" in headless.problem
     assert any(one.name == "exclave-settings.web" for one in snapshot.wanted_by_groups)

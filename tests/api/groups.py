@@ -31,4 +31,5 @@ groups = st.builds(
     ).map(tuple),
     failure=st.builds(FailurePolicy, seconds, st.sampled_from(("open", "closed")), st.sampled_from(("open", "closed"))),
     forget_after=seconds,
+    proxy_cores=st.none() | st.integers(1, 1024),
 )

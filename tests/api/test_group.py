@@ -52,6 +52,7 @@ def test_what_a_group_leaves_out_is_default() -> None:
             probes=(Probe(8080, "tcp", every=5, timeout=2, failures=3),),
             failure=FailurePolicy(after=30, outbound="open", inbound="closed"),
             forget_after=30 * 86400,
+            proxy_cores=None,
         )
     )
 
@@ -87,6 +88,8 @@ MISTAKEN_GROUPS: dict[str, tuple[dict[str, Any], str]] = {
         {"failure": {"inbound": "ajar"}},
         "inbound: closed or open was expected, found 'ajar'",
     ),
+    "more threads than any machine has": ({"proxyCores": 1025}, "proxyCores: 1 to 1024, found 1025"),
+    "a number of threads that is true": ({"proxyCores": True}, "proxyCores: int was expected, found bool"),
     "an account with dots": ({"serviceAccount": "web.vm"}, "serviceAccount: a name without dots, found 'web.vm'"),
     "a label that Kubernetes would not take": (
         {"labels": {"app": "web shop"}},

@@ -51,6 +51,26 @@ def test_what_is_encoded_is_decoded(servers: list[str], ca: str, uses: int, expi
     assert decode_token(encode_token(token)) == token
 
 
+def test_a_name_and_a_proxy_are_inside_only_if_there_are_any() -> None:
+    token = replace(make(), ca="", tls_name="api.example.org", proxy="http://proxy.example.org:3128")
+    assert decode_token(encode_token(token)) == token
+    assert len(encode_token(make())) < len(encode_token(replace(make(), tls_name="a")))
+
+
+@pytest.mark.parametrize(
+    "more", [{"tlsName": ".a"}, {"tlsName": "a b"}, {"proxy": "https://a"}, {"proxy": "http://u:s3cret@a:1"}]
+)
+def test_a_name_or_a_proxy_that_is_none_is_refused_and_not_quoted(more: dict[str, str]) -> None:
+    with pytest.raises(TokenError) as caught:
+        decode_token(pack(tree(**more)))
+    assert caught.value.message == "the join token names a proxy or a TLS name that is none"
+
+
+def test_one_that_would_be_too_large_is_not_made() -> None:
+    with pytest.raises(ValueError, match="at most 32768 were expected"):
+        encode_token(replace(make(), ca="".join(map(str, range(20_000)))))
+
+
 def test_it_is_one_line_of_url_safe_characters() -> None:
     line = encode_token(make())
     assert line.startswith("exclave1_")
@@ -121,7 +141,9 @@ def test_any_text_is_read_or_refused_with_a_hint(text: str) -> None:
         ),
         pytest.param(PREFIX + "$$$$", "the join token is damaged; 13 characters arrived", id="not base64"),
         pytest.param(pack([1]), "the join token lacks something that every join token holds", id="not an object"),
-        pytest.param(pack(tree(ca="")), "the join token lacks something that every join token holds", id="no CA"),
+        pytest.param(
+            pack(tree(ca=7)), "the join token lacks something that every join token holds", id="a CA that is no text"
+        ),
         pytest.param(
             pack(tree(servers=[])), "the join token lacks something that every join token holds", id="no server"
         ),

@@ -143,7 +143,7 @@ def test_every_part_is_needed(key: str) -> None:
         parse_settings(json.dumps(tree))
 
 
-WHOLE = json.loads(render_settings(make_settings(labels={"app": "web"}, inbound_policy="deny")))
+WHOLE = json.loads(render_settings(make_settings(labels={"app": "web"}, inbound_policy="deny", proxy_cores=2)))
 
 
 def places(tree: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -180,6 +180,7 @@ MAY_BE_NULL = {
         ("certificateLifetime",), ("capture",), ("inboundPolicy",), ("probes",), ("probes", 0, "kind"),
         ("probes", 0, "every"), ("probes", 0, "timeout"), ("probes", 0, "failures"), ("failure",), ("failure", "after"),
         ("failure", "outbound"), ("failure", "inbound"), ("forgetAfter",),
+        ("proxyCores",),
     )
 }  # fmt: skip
 """Fields of a group's spec that have a default: null means what their absence does, as in Kubernetes."""

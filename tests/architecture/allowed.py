@@ -35,6 +35,7 @@ BLOCKING = {
     "exclave.cli.progress": "prints for a person who waits for a download",
     "exclave.proxy_install.store": "a few small files and links, changed by a command outside of the agent",
     "exclave.cli.wait": "a command from outside of trio: a few words with the agent, and pauses",
+    "exclave.cli.process_settings": "PATH and limits of this process, before trio runs",
     "exclave.cli.token_source": "reads the join token from where it was given, before trio runs",
 }
 """Modules without `async def` that touch the world all the same."""
@@ -55,9 +56,9 @@ COMPOSES_TEXT = {
 """Modules that lay out text of several lines, or with escapes of their own, from visible texts."""
 
 LAYERS = (
-    "errors", "kit", "ending", "milestones", "api", "cluster", "config", "link", "dns", "redirect", "member",
-    "identity", "workload_api", "join", "proxy", "proxy_install", "data_path", "confirm", "swap", "listing", "control",
-    "host_check", "daemon", "explain", "controller", "admin", "cli", "__main__", "exclave_sandbox",
+    "errors", "kit", "ending", "milestones", "api", "cluster", "config", "link", "dns", "redirect", "firewall",
+    "member", "identity", "workload_api", "join", "proxy", "proxy_install", "data_path", "confirm", "swap", "listing",
+    "control", "host_check", "daemon", "explain", "controller", "admin", "cli", "__main__", "exclave_sandbox",
 )  # fmt: skip
 """The rooms from the lowest to the highest. A module imports from its own room and from lower ones only."""
 
@@ -72,6 +73,7 @@ ROOTS = {
     "exclave.daemon.address_move",
     "exclave.daemon.wanted_rules",
     "exclave.explain.explain",
+    "exclave.firewall.observer",
     "exclave_sandbox.stage.stage",
     "exclave.cli.main",
     "exclave.cli.commands",
@@ -94,7 +96,7 @@ PURE_LIBRARIES = {
     "__future__", "base64", "binascii", "bisect", "collections", "contextlib", "copy", "cryptography", "dataclasses",
     "datetime", "difflib", "dns", "email", "enum", "functools", "h11", "h2", "hashlib", "heapq", "hmac", "hpack",
     "http", "hyperframe", "ipaddress", "itertools", "json", "jwcrypto", "logging", "math", "operator", "pathlib", "re",
-    "ssl", "string", "struct", "sys", "textwrap", "traceback", "types", "typing", "urllib", "yaml", "zlib",
+    "shlex", "ssl", "string", "struct", "sys", "textwrap", "traceback", "types", "typing", "urllib", "yaml", "zlib",
 }  # fmt: skip
 """Libraries that a pure module may import: they compute, as far as it uses them."""
 

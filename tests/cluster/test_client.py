@@ -27,8 +27,10 @@ from exclave.cluster.endpoint import Access
 from exclave.cluster.http import Waits
 from exclave.cluster.watch import Listed, Removed, Upserted
 from exclave.errors import ApiRefusal, ClusterError, Fault
+from exclave_sandbox.pki import make_anchor
 from support.https_server import Asked, Reply, Served, open_https
 from support.mesh_cluster import RunningApiServer, running_apiserver
+from support.needs import free_port
 
 ASK = get(CONFIG_MAPS, "shop", "a")
 
@@ -507,3 +509,18 @@ async def test_the_oldest_of_several_long_waits_is_published(autojump_clock: tri
         assert waits.latest.value == "second: no answer yet"
         waits.end(second)
         nursery.cancel_scope.cancel()
+
+
+async def test_the_servers_ca_is_replaced_while_requests_go_on() -> None:
+    old, new, port = make_anchor("old CA"), make_anchor("new CA"), free_port()
+    async with open_cluster(Access((f"https://127.0.0.1:{port}",), old.pem), lambda: "t") as cluster:
+        async with open_https(answer_ok, anchor=old, port=port) as served:
+            await cluster.send(ASK)
+            for connections in (2, 2):  # the second time nothing is new
+                cluster.trust(old.pem + new.pem)
+                await cluster.send(ASK)
+                assert served.connections == connections
+        async with open_https(answer_ok, anchor=new, port=port):
+            assert (await cluster.send(ASK))["kind"] == "ConfigMap"
+        with pytest.raises(ClusterError, match="the cluster's CA was expected to be certificates in PEM"):
+            cluster.trust("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n")

@@ -25,7 +25,7 @@ def test_an_access_has_servers_and_a_ca() -> None:
             "'https://admin:secret@10.0.0.1' is not a URL such as https://10.0.0.1:6443",
             id="a user in the URL",
         ),
-        pytest.param(("https://10.0.0.1",), "", "the CA must be one PEM certificate or more", id="no CA"),
+        pytest.param(("https://10.0.0.1",), "PEM", "the CA must be one PEM certificate or more", id="no CA"),
     ],
 )
 def test_what_cannot_be_an_access_is_refused(servers: tuple[str, ...], ca: str, text: str) -> None:

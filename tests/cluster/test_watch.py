@@ -1,6 +1,7 @@
 """Following objects: the machine gets answers and bytes, and returns actions."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import get_args
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.watch_run import COLLECTION, Run, bookmark, error, lines, member, page, refused
-from exclave.api.requests import MEMBERS
+from exclave.api.requests import MEMBERS, Object
 from exclave.cluster.watch import (
     FIRST_EVENT,
     GRACE,
@@ -566,3 +567,19 @@ def test_labels_are_in_the_list_and_in_the_stream() -> None:
         machine.receive(page(9), 0.0)
         while isinstance(machine.next_action(0.0, 0.0), Deliver):
             pass
+
+
+def test_what_is_not_needed_of_an_object_is_dropped_before_all_pages_are_read() -> None:
+    def trim(found: Object) -> Object:
+        return {"metadata": found["metadata"]}
+
+    machine = WatchMachine(MEMBERS, None, trim=trim)
+    large = {"metadata": {"name": "a", "resourceVersion": "8"}, "spec": {"facts": "x" * 1000}}
+    machine.next_action(0.0, 0.0)
+    machine.receive(page(9, large), 0.0)
+    assert machine.next_action(0.0, 0.0) == Deliver(Listed((trim(large),)))
+    assert isinstance(machine.next_action(0.0, 0.0), Open)
+    machine.receive(Opened(), 0.0)
+    for kind, event in (("MODIFIED", Upserted), ("DELETED", Removed)):
+        machine.receive(Arrived(json.dumps({"type": kind, "object": large}).encode() + b"\n"), 0.0)
+        assert machine.next_action(0.0, 0.0) == Deliver(event(trim(large)))

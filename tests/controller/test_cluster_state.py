@@ -31,6 +31,7 @@ from exclave.cluster.watch import Listed, Removed, Upserted
 from exclave.controller.cache import Cache
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.mesh.publish import Published
+from exclave.controller.policy.accept import GroupRights
 from exclave.kit.formats.x509 import pem_of
 from exclave_sandbox.pki import make_anchor, make_issuer
 from support.issuers import with_extension
@@ -295,22 +296,24 @@ async def test_a_change_of_claims_concerns_the_neighbours(tmp_path: Path) -> Non
         other = (NAMESPACE, "web-zzzzz-1")
         for key in (KEY, other):
             member = with_metadata(make_member(), name=key[1])
-            assert state.refresh_members(state.members.apply(Upserted(member))) == ({KEY} if key == other else set())
+            assert state.refresh_members(state.members.apply(Upserted(member))) == set(), "it decides nothing yet"
         snapshot = state.snapshot(KEY, NOW)
-        assert snapshot is not None
-        (found,) = snapshot.neighbours
-        assert (found.name, found.address, found.live, found.listed_addresses) == (
-            other[1],
-            "10.77.0.20",
-            False,
-            frozenset(),
-        )
+        assert snapshot is not None and snapshot.neighbours == ()
         state.leases.apply(Upserted({**make_lease(None), "metadata": {"name": other[1], "namespace": NAMESPACE}}))
         state.liveness.observe(other, NOW)
         state.leases.apply(Upserted({**make_lease(), "metadata": {"name": other[1], "namespace": NAMESPACE}}))
         state.liveness.observe(other, NOW)
         state.liveness.mark_live([other])
         assert state.refresh_members([other]) == {KEY}, "it lives"
+        snapshot = state.snapshot(KEY, NOW)
+        assert snapshot is not None
+        (found,) = snapshot.neighbours
+        assert (found.name, found.address, found.live, found.listed_addresses) == (
+            other[1],
+            "10.77.0.20",
+            True,
+            frozenset(),
+        )
         request = create(EXTERNAL_WORKLOADS, NAMESPACE, {"spec": {"workloadIPs": [{"ip": "10.77.0.20"}]}})
         assert state.reserve_address(other, request) == {KEY}
         snapshot = state.snapshot(KEY, NOW)
@@ -501,3 +504,27 @@ def test_members_of_a_group_are_found_by_their_names() -> None:
         state.members.apply(Upserted(with_metadata(make_member(), name=name, namespace=namespace)))
     assert state.members_of("shop", "web") == [("shop", NAME)]
     assert state.members_of("shop", "web-blue") == [("shop", "web-blue-k7q2x-1")]
+
+
+def test_groups_that_are_gone_are_forgotten() -> None:
+    """Whoever may make groups may make and delete them for ever."""
+    state = ClusterState("exclave", "linkerd")
+    for number in range(50):
+        key = (f"n{number}", "web")
+        metadata = {"namespace": key[0], "name": "web", "uid": str(number)}
+        for spec in ({"networks": ["10.77.0.0/24"]}, {"networks": ["nonsense"]}):
+            state.groups.apply(Upserted({"metadata": metadata, "spec": spec}))
+            state.groups_changed({key[0]})
+            state.group(key)
+            state.accepted(key)
+        state.store_rights(key[0], GroupRights(()))
+        state.set_settings_fault(key, "a right is missing")
+        state.accepted(key)
+        assert state.faults and state.refused_groups == 1
+        state.groups.apply(Removed({"metadata": metadata}))
+        state.groups_changed({key[0]})
+        state.set_settings_fault(key, None)
+        state.forget_group(key)
+    assert state.readable_groups() == [] and not state.faults
+    kept = {name: value for name, value in vars(state).items() if isinstance(value, dict) and value}
+    assert kept == {}

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from exclave.api.requests import (
     SECRETS,
     SERVICE_ACCOUNTS,
     WORKLOAD_GROUPS,
+    Object,
+    Request,
     create,
     delete,
     get,
     patch,
+    refusal,
 )
 from exclave.cluster.client import open_cluster
 from exclave.controller.execute import Executor
@@ -41,7 +45,7 @@ from exclave.errors import ApiRefusal
 from exclave.identity.svid import check_svid
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
-from .snapshots import ADMITTED, KEY, LIVE, MARK_KEY, MESH, NAME, NAMESPACE, make_member, with_status
+from .snapshots import ADMITTED, KEY, LIVE, MARK_KEY, MESH, NAME, NAMESPACE, make_member, with_metadata, with_status
 
 pytestmark = pytest.mark.slow
 
@@ -363,3 +367,44 @@ async def test_a_lease_that_was_there_before_a_new_member_is_replaced(tmp_path: 
         found = await one.cluster.admin.send(get(LEASES, NAMESPACE, NAME))
         assert not found.get("spec")
         assert found["metadata"]["labels"] == {"exclave.dev/group": "web"}
+
+
+class Refusing:
+    """A cluster that refuses each deletion, as without a Role or by an admission policy. `asked`: its requests."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        self.asked: list[str] = []
+
+    async def send(self, request: Request) -> Object:
+        self.asked.append(f"{request.verb} {request.what}")
+        if request.method == "DELETE":
+            raise refusal(request, self.status, None, server="https://api", who="the controller")
+        is_namespace = request.path.startswith("/api/v1/namespaces/")
+        return {"metadata": {}} if is_namespace else make_member(deleting=True)
+
+
+@pytest.mark.parametrize("name", ["web-k7q2x-01", "web", "web.k7q2x-1"])
+async def test_a_member_of_any_name_is_released(name: str) -> None:
+    """Others may have added our finalizer."""
+    cluster = Refusing(403)
+    snapshot = MemberSnapshot(with_metadata(make_member(deleting=True), name=name), 0.0)
+    assert next_transition(snapshot) is Action.RELEASE_MEMBER
+    assert await Executor(cluster, lambda: None, time.time).execute(Action.RELEASE_MEMBER, snapshot) is None
+    assert cluster.asked == [f"get members {name}", f"patch members {name}"]
+
+
+async def test_a_member_that_nobody_admitted_is_released_where_the_controller_has_no_role() -> None:
+    executor = Executor(Refusing(403), lambda: None, time.time)
+    snapshot = MemberSnapshot(make_member(deleting=True), 0.0, mark_key=MARK_KEY)
+    after = await executor.execute(Action.DELETE_ACCOUNT, snapshot)
+    assert after is not None and after.account_deleted
+    for other in (replace(snapshot, mark_key=None), replace(snapshot, adoption="adopted")):
+        with pytest.raises(ApiRefusal):
+            await executor.execute(Action.DELETE_ACCOUNT, other)
+
+
+async def test_a_lease_that_the_admission_policy_protects_holds_no_member() -> None:
+    snapshot = MemberSnapshot(make_member(deleting=True), 0.0, has_lease=True)
+    after = await Executor(Refusing(422), lambda: None, time.time).execute(Action.DELETE_LEASE, snapshot)
+    assert after is not None and not after.has_lease

@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -275,3 +276,27 @@ def test_lanes_lose_nothing_and_each_has_its_own_order(keys: list[tuple[int, int
     assert sorted(found) == sorted(keys)
     for lane in {key[:2] for key in keys}:
         assert [key for key in found if key[:2] == lane] == [key for key in keys if key[:2] == lane]
+
+
+async def test_a_key_that_is_added_reads_no_key_that_is_due_later(autojump_clock: trio.testing.MockClock) -> None:
+    """Else 10,000 machines that wait make each change cost 10,000."""
+
+    class Counting(dict[str, float]):
+        reads = 0
+
+        def values(self) -> Any:
+            self.reads += 1
+            return super().values()
+
+    async def reconcile(key: str) -> float | None:
+        return 600.0 if key.startswith("waiting") else None
+
+    async with running(reconcile) as queue:
+        for number in range(100):
+            queue.add_nowait(f"waiting {number}")
+        await trio.sleep(1)
+        due = queue._due = Counting(queue._due)
+        for number in range(100):
+            queue.add_nowait(f"{number}")
+            await trio.sleep(0.01)
+        assert len(due) == 100 and due.reads < 5

@@ -1,18 +1,22 @@
 """Somebody changes or deletes the ConfigMap with a group's settings, beside the whole controller."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from exclave.api.names import SETTINGS_KEY
 from exclave.api.requests import CONFIG_MAPS, EVENTS, ROLES, WORKLOAD_GROUPS, Object, Request, delete, list_all, patch
+from exclave.api.settings import parse_settings
+from exclave.cluster.client import open_cluster
 from exclave.controller.policy.accept import GroupPatches
-from exclave.controller.run import Controller, Locations
+from exclave.controller.run import Controller, Locations, open_controller
 from exclave.errors import ApiRefusal
+from exclave_sandbox.pki import make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
-from .test_run import wait
+from .test_run import CONTROLLER, wait
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +95,37 @@ async def test_a_group_whose_conditions_cannot_be_written_is_held_and_logged(cap
     await controller._patch_group((NAMESPACE, "web"), patches)
     assert [path.rpartition("/")[2] for path in cluster.paths] == ["web", "status"]
     assert "its conditions cannot be written: spec.forgetAfter: 60s to 876000h was expected" in caplog.text
+
+
+async def test_a_new_ca_of_the_api_server_is_published_in_time(tmp_path: Path) -> None:
+    file = tmp_path / "ca.crt"
+    old, new = make_anchor("old CA").pem, make_anchor("new CA").pem
+    file.write_text(f"# comment\n{old}")
+    (tmp_path / "mesh").mkdir()
+    async with open_mesh_cluster(tmp_path / "mesh", controlled=False) as cluster:
+        token = await cluster.token_of("exclave", CONTROLLER)
+        locations = Locations(ca_file=file)
+        async with open_cluster(cluster.api.access, lambda: token) as own, open_controller(own, locations, time.time):
+            text = (await wait(cluster, CONFIG_MAPS, NAME, lambda found: found is not None))["data"][SETTINGS_KEY]
+            assert parse_settings(text).server_ca == old
+            file.write_text(old + new)
+            await wait(cluster, CONFIG_MAPS, NAME, lambda found: new_ca_of(found) == old + new)
+
+
+def new_ca_of(found: Object) -> str:
+    return parse_settings(found["data"][SETTINGS_KEY]).server_ca
+
+
+async def test_a_ca_file_that_cannot_be_read_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, good = tmp_path / "ca.crt", make_anchor().pem
+    file.write_text(good)
+    locations = Locations(ca_file=file)
+    controller = Controller(StrictCluster(), locations, lambda: 0.0, lambda: 0.0)  # type: ignore[arg-type]
+    await controller._refresh_server_ca()
+    file.write_text("damaged")
+    await controller._refresh_server_ca()
+    assert controller.state.server_ca == good
+    assert f"the API server's CA is not read again: {file}: a certificate in PEM was expected" in caplog.text
 
 
 async def test_a_controller_without_the_right_to_watch_settings_publishes_them(tmp_path: Path) -> None:

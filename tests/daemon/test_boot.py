@@ -24,8 +24,20 @@ from support.mesh import RECORD, SERVERS, make_settings, mesh
 
 GOLDEN = Path(__file__).parent / "golden" / "boot.txt"
 
-LOWER = ("member_cluster", "member", "identity", "workload_api", "private_table", "link", "table", "keepalive")
-ORDER = (*LOWER, "dns", "proxy", "data_path", "confirm", "steering", "redirect", "swap", "listing")
+LOWER = ("member_cluster", "member", "identity", "workload_api", "private_table", "link", "source_routing", "table")
+ORDER = (
+    *LOWER,
+    "keepalive",
+    "dns",
+    "proxy",
+    "data_path",
+    "confirm",
+    "steering",
+    "redirect",
+    "firewall",
+    "swap",
+    "listing",
+)
 
 
 class Boot:
@@ -38,21 +50,27 @@ class Boot:
         self.config = Config(Paths(folder, folder), proxy=ProxyConfig(user="nobody"))
         self.parts = Parts(EndingSwitch(), RECORD)
         self.rules_seen: list[str | None] = []
+        self.trusted: list[str] = []  # CAs of the API server
         self.member = SimpleNamespace(
             standing=Latest(Standing.MEMBER),
             needs_walk_back=Latest(False),
             settings=Latest(None),
+            captured=Latest(()),
             mark_leaving=lambda: self.trace.append("  noted on disk: told to leave"),
         )
         self.identity = SimpleNamespace(svid=Latest(None))
         self.proxy = SimpleNamespace(observe_rules=self.rules_seen.append)
-        self.data_path = SimpleNamespace(rules=Latest(True))
+        self.data_path = SimpleNamespace(rules=Latest(True), link=Latest(True))
+        self.link = SimpleNamespace(problem=Latest(None))
+        self.routing = SimpleNamespace(problem=Latest(None))
         self.redirect = SimpleNamespace(observed=Latest(NOTHING), problem=Latest(None))
         yields = {
-            "member_cluster": SimpleNamespace(server_addresses=SERVERS),
+            "member_cluster": SimpleNamespace(server_addresses=SERVERS, trust=self.trusted.append),
             "member": self.member,
             "identity": self.identity,
             "workload_api": SimpleNamespace(path=folder / "workload.sock"),
+            "link": self.link,
+            "source_routing": self.routing,
             "dns": SimpleNamespace(address="169.254.77.3"),
             "proxy": self.proxy,
             "data_path": self.data_path,
@@ -174,13 +192,15 @@ async def test_the_proxy_learns_from_the_kernel_which_instance_is_active(boot: B
     assert boot.rules_seen == ["a", "b", None]
 
 
-async def test_rules_that_the_kernel_refuses_count_as_lost(boot: Boot) -> None:
+@pytest.mark.parametrize(("door", "name"), [("redirect", "rules"), ("routing", "rules"), ("link", "link")])
+async def test_rules_or_a_link_that_cannot_be_kept_count_as_lost(boot: Boot, door: str, name: str) -> None:
+    part = getattr(boot, door)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(boot.serve)
         for problem, stand in ((HostError(Fault.NFT_UNUSABLE, "no NAT", ""), False), (None, True)):
-            boot.redirect.problem.set(problem)
+            part.problem.set(problem)
             await trio.testing.wait_all_tasks_blocked()
-            assert boot.data_path.rules.value is stand
+            assert getattr(boot.data_path, name).value is stand
         boot.parts.endings.ask_nowait(Ending.STOP)
 
 

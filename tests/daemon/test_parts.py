@@ -59,8 +59,11 @@ def whole() -> Parts:
     parts.data_path = fake_part(assessment=Assessment(is_steady=True))
     parts.confirming = fake_part(view=Confirmation())
     parts.steering = fake_part(problem=None)
+    parts.link = fake_part(problem=None)
+    parts.link.repairs = 3
     parts.redirect = fake_part(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
     parts.redirect.in_place, parts.redirect.repairs = True, 5
+    parts.firewall = fake_part(blocked=None)
     parts.swap = fake_part(step=None, clients=None, problem=None)
     parts.swap.results = Counter(completed=2)
     parts.listing = fake_part(state=READY)
@@ -186,6 +189,7 @@ def test_metrics_bear_the_names_of_the_contract() -> None:
         'exclave_api_requests_total{verb="get",code="200"}': 2,
         "exclave_certificate_not_after_seconds": NOW + 86400,
         'exclave_certificate_renewals_total{result="ok"}': 3,
+        "exclave_link_repairs_total": 3,
         "exclave_redirect_repairs_total": 5,
         'exclave_proxy_starts_total{instance="a"}': 1,
         'exclave_proxy_swaps_total{result="completed"}': 2,
@@ -410,6 +414,10 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
             "data_path", "assessment", Assessment(reason=DataPathFault.PROXY_AWAY, message="no proxy is ready; wait")
         ),
         Problem("proxy-away", "no proxy is ready; wait", "see the proxy's own log in the runtime folder"),
+    ),
+    "a firewall of the host that keeps pods out": (
+        set_value("firewall", "blocked", SimpleNamespace(message="a policy drops it", hint="iptables -I …")),
+        Problem("firewall-blocks", "a policy drops it", "iptables -I …; and add it to the file that makes these rules"),
     ),
     "rules that are to be confirmed": (
         set_value("confirming", "view", Confirmation(Stage.RUNNING, 60.0, 75.0)),

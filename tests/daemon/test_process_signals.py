@@ -180,8 +180,9 @@ def test_a_reload_makes_it_another_program_in_the_same_process_unless_that_could
     assert main(["reload", "--config", str(process.config)]) == 40
     assert process.status() == 40
     process.config.write_text(good)
+    (empty := process.config.parent / "bin").mkdir(mode=0o755)
     with monkeypatch.context() as patched:
-        patched.setenv("PATH", "/nowhere")
+        patched.setenv("PATH", str(empty))
         assert main(["reload", "--config", str(process.config)]) == 31
     assert process.status() == 4
     assert main(["reload", "--config", str(process.config)]) == 0

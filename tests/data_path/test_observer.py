@@ -166,6 +166,19 @@ async def test_rules_that_the_kernel_refuses_are_a_loss(autojump_clock: trio.tes
     assert data_path.assess_now().reason is DataPathFault.RULES_REFUSED
 
 
+async def test_a_link_that_cannot_be_kept_is_a_loss_and_explains_a_proxy_that_is_away(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    machine = Machine()
+    data_path = machine.data_path()
+    data_path.assess_now()
+    data_path.link.set(False)
+    machine.proxy.ready.set(None)
+    found = data_path.assess_now()
+    assert found.reason is DataPathFault.LINK_AWAY
+    assert not found.is_steady
+
+
 # Looking, with a real admin server.
 
 

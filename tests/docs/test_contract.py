@@ -316,7 +316,8 @@ def test_every_key_of_the_status_is_listed() -> None:
 
 def test_every_key_of_a_join_token_is_listed() -> None:
     claims = urlsafe_b64encode(json.dumps({"sub": "system:serviceaccount:shop-vms:web.join.k7q2x-1"}).encode()).decode()
-    line = encode_token(JoinToken(("https://10.0.0.1:6443",), "ca", "shop", "web", f"e30.{claims}.", 0.0, "proxy:v1"))
+    more = ("proxy:v1", "name", "http://proxy:80")
+    line = encode_token(JoinToken(("https://10.0.0.1:6443",), "ca", "shop", "web", f"e30.{claims}.", 0.0, *more))
     section = CONTRACT.section("Join token")
     prefix = section.spans[0]
     assert line.startswith(prefix)

@@ -80,6 +80,20 @@ async def test_a_missing_proxy_and_the_tables_of_others_are_notes() -> None:
         )
 
 
+async def test_a_firewall_of_the_host_that_keeps_a_caller_out_is_a_note() -> None:
+    closed = "add table inet theirs; add chain inet theirs in { type filter hook input priority 0; policy drop; }"
+    async with open_lab() as lab, open_rules(lab, POLICY):
+        await lab.nft(f"{closed}; add rule inet theirs in ip saddr {PEER4} ct status dnat accept")
+        note = (
+            "  note:   the host's own firewall keeps it out: what pods send to port 8080 is dropped, by the policy of "
+            "chain in of table inet theirs: there it is already redirected to the proxy's port 4143; "
+            "to let it in: nft 'insert rule inet theirs in ct status dnat accept'"
+        )
+        assert note in await typed(lab, "inbound", f"{VM4}:8080", "--from", "10.77.0.99")
+        assert note not in await typed(lab, "inbound", f"{VM4}:8080", "--from", PEER4)
+        assert note not in await typed(lab, "inbound", f"{VM4}:8080")  # some callers get in
+
+
 async def test_a_trace_makes_one_real_connection_and_leaves_nothing() -> None:
     async with open_lab() as lab, open_rules(lab, POLICY):
         before = await lab.nft("list", "tables")

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from exclave.explain.kernel_state import Route, parse_route
 from exclave.explain.sentences import compare_with_trace
 from exclave.explain.table import Chain, Rule, Table, parse_table
 from exclave.explain.trace import listen_for_events, open_attempt, read_events, send_first_packet
 from exclave.explain.verdict import Connection, Outcome, RuleHit, TableVerdict, element_text, evaluate
+from exclave.kit.host.routes import Route, parse_route
 from exclave.redirect.kernel.nft_events import TraceEvent
 from exclave.redirect.rules.confirm_timer import render_arming
 from exclave.redirect.rules.policy import RedirectPolicy, Server

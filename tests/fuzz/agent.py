@@ -41,6 +41,7 @@ from exclave.cluster.credential import (
     render_credential,
     token_subject,
 )
+from exclave.cluster.http_proxy import split_login
 from exclave.cluster.watch import Answered, Arrived, Deliver, Opened, WatchMachine
 from exclave.config import parse_config
 from exclave.controller.mesh.publish import read_control_plane
@@ -51,17 +52,31 @@ from exclave.data_path.control_plane import sample_controllers
 from exclave.dns.zone import control_plane_services, respond
 from exclave.errors import ConfigError, TokenError
 from exclave.explain.explain import parse_query
-from exclave.explain.kernel_state import parse_route
 from exclave.explain.table import parse_rule_texts, parse_table
+from exclave.firewall.iptables import parse_saved, parse_saved_rule
+from exclave.firewall.ruleset import parse_foreign_tables
+from exclave.firewall.ruleset import parse_table as parse_foreign_table
+from exclave.host_check.mounts import parse_nfs_mounts
 from exclave.identity.svid import SvidError, check_svid
 from exclave.kit.formats.host_port import split_host_port
 from exclave.kit.formats.json_text import parse_json, parse_json_cut
 from exclave.kit.formats.nft_json import parse_items
+from exclave.kit.formats.proxy_url import check_proxy_url
 from exclave.kit.formats.ranges import parse_span
 from exclave.kit.formats.times import epoch, parse_duration
-from exclave.kit.formats.x509 import not_before, read_blocks, read_certificates
-from exclave.kit.host.netlink import ERROR, read_attributes, read_body, read_messages, write_attribute, write_message
+from exclave.kit.formats.x509 import not_before, read_blocks, read_certificate_file, read_certificates
+from exclave.kit.host.routes import parse_route
 from exclave.kit.host.sockets import read_sockets
+from exclave.kit.netlink.messages import (
+    ERROR,
+    read_attributes,
+    read_body,
+    read_messages,
+    split_datagram,
+    write_attribute,
+    write_message,
+)
+from exclave.link.events import is_about_link
 from exclave.member.facts import parse_os_release
 from exclave.proxy.metrics import read_expiry, read_samples
 from exclave.proxy.process.binary import read_version
@@ -69,6 +84,7 @@ from exclave.proxy.process.records import interpreter_of
 from exclave.redirect.kernel.half_open import parse_half_open
 from exclave.redirect.kernel.nft_events import TransactionReader, parse_events
 from exclave.redirect.kernel.observe import parse_listing
+from exclave.redirect.rules.source_rules import parse_rule
 from exclave.swap.evidence import count_clients, count_policies, count_sockets
 from exclave.workload_api.connection import (
     FETCH_X509_SVID,
@@ -136,7 +152,16 @@ SOCKETS = b"""\
    0: 0100007F:9286 0100007F:90C1 06 00000000:00000000 03:00001339 00000000     0        0 0 3 00000000d72f4317
 """
 OS_RELEASE = b'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'
+SAVED_RULES = b"*filter\n-A INPUT ! -i lo -p tcp -m tcp --dport 1:9 -m comment --comment 'a b' -j DROP\nCOMMIT\n"
+MOUNTS = b"141 29 0:50 / /home rw - nfs4 10.0.0.5:/home rw,port=2049,addr=10.0.0.5\n"
 ROUTE = b'[{"type":"local","dst":"127.0.0.1","dev":"lo","prefsrc":"127.0.0.1","flags":[],"uid":0,"cache":["local"]}]'
+
+
+ROUTING_RULE = bytes([2, 0, 32, 0, 100, 0, 0, 1, 0, 0, 0, 0]) + write_attribute(2, bytes([10, 1, 0, 5]))
+
+LINK_MESSAGE = write_message(16, 0, bytes(12), write_attribute(3, b"exclave0\0")) + write_message(
+    21, 0, bytes(4), write_attribute(1, bytes([169, 254, 77, 1]))
+)
 
 
 def read_netlink(content: bytes) -> None:
@@ -153,9 +178,17 @@ KERNEL = (
         read_netlink,
         [CHANGE + GENERATION, write_message(ERROR, 0)],
         (ValueError,),
-        (read_messages, read_attributes, read_body),
+        (read_messages, split_datagram, read_attributes, read_body),
     ),
     Target("changes of nftables", lambda content: TransactionReader().receive(content), [CHANGE + GENERATION]),
+    Target(
+        "messages about links",
+        lambda content: [is_about_link(message) for message in split_datagram(content)],
+        [LINK_MESSAGE],
+        (ValueError,),
+        (split_datagram,),
+    ),
+    Target("a routing rule", parse_rule, [ROUTING_RULE], (ValueError,), (parse_rule,)),
     Target("trace events", parse_events, [TRACE], (ValueError,), (parse_events,)),
     Target(
         "connections of conntrack",
@@ -173,6 +206,10 @@ KERNEL = (
     ),
     Target("what nft -j prints", of_text(parse_items), [TABLE_JSON], (ValueError,), (parse_items,)),
     Target("a table as nft lists it", of_text(parse_table), [TABLE_JSON], (ValueError,), (parse_table,)),
+    Target("a table of others", parse_foreign_table, [TABLE_JSON], (ValueError,), (parse_foreign_table,)),
+    Target("chains of others", parse_foreign_tables, [TABLE_JSON], (ValueError,), (parse_foreign_tables,)),
+    Target("mounts", of_text(parse_nfs_mounts), [MOUNTS], (), (parse_nfs_mounts,)),
+    Target("rules of iptables", of_text(parse_saved), [SAVED_RULES], (), (parse_saved, parse_saved_rule)),
     Target("a table as nft's text", of_text(parse_rule_texts), [TABLE_TEXT], (ValueError,), (parse_rule_texts,)),
     Target("a route", parse_route, [ROUTE], (ValueError,), (parse_route,)),
     Target(
@@ -381,6 +418,9 @@ CLUSTER = (
         [CHAIN],
         (SvidError,),
     ),
+    Target("a file with CAs", read_certificate_file, [CHAIN], (ValueError,), (read_certificate_file,)),
+    Target("a login for a proxy", split_login, [b"me:s3cret\n"], (ValueError,), (split_login,)),
+    Target("a proxy's URL", of_text(check_proxy_url), [b"http://[fd00::1]:80/"], (ValueError,), ()),
     Target("PEM", of_text(read_certificates), [CHAIN], (ValueError,), (read_certificates, read_blocks)),
 )
 

@@ -9,6 +9,7 @@ WORDS = ("parse_", "read_", "decode_", "load_", "split_")
 """The first words of the names of functions that parse."""
 
 WITHOUT_TARGET = {
+    "exclave.admin.arguments.load_file": "reads a file and parses nothing of it",
     "exclave.admin.arguments.load_pem": "reads a file and parses nothing of it",
     "exclave.admin.arguments.parse_groups": "splits an admin's own options at commas",
     "exclave.admin.objects.read_installation": "reads the Deployment that exclave itself has written",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from exclave.api.join_token import encode_token
+from proxy.lab import open_folder, write_script
 from support.mesh import unreachable_token
 
 TOP = Path(__file__).resolve().parents[2]
@@ -240,6 +241,29 @@ def test_chains_of_another_mesh_that_no_hook_leads_to_are_a_warning(host: Host) 
     }
 
 
+FIREWALLS = {
+    "nft 'table inet t { chain in { type filter hook input priority 0; policy drop; tcp dport 8080 accept; }; }'": (
+        "the policy of chain in of table inet t",
+        "nft 'insert rule inet t in ct status dnat accept'",
+    ),
+    "iptables-nft -P INPUT DROP; ip6tables-nft -P INPUT DROP; iptables-nft -A INPUT -p tcp --dport 8080 -j ACCEPT": (
+        "the policy of chain INPUT of table ip filter",
+        "iptables -t filter -I INPUT -m conntrack --ctstate DNAT -j ACCEPT",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", FIREWALLS)
+def test_a_firewall_that_keeps_pods_out_is_a_warning_until_the_named_command_was_run(script: str, host: Host) -> None:
+    what, command = FIREWALLS[script]
+    network = "ip link add eth0 type bridge; ip address add 10.77.0.20/24 dev eth0; ip link set eth0 up"
+    assert host.check(f"{network}\n{script}")["warnings"] == [
+        f"what pods send to port 4143 is dropped, by {what}: there it is already redirected to the proxy's port 4143; "
+        f"to let it in: {command}"
+    ]
+    assert host.check(f"{network}\n{script}\n{command}") == {"warnings": []}
+
+
 def test_on_a_running_member_occupied_ports_and_other_meshes_are_warnings(host: Host) -> None:
     """Its agent starts again: to refuse would end what works."""
     ours = "nft add table inet exclave; nft add chain inet exclave kept"
@@ -290,6 +314,26 @@ def test_a_command_on_such_a_host_ends_with_one_message_and_begins_nothing(comma
         ],
     )
     assert [path.name for folder in ("state", "run") for path in (host.folder / folder).glob("*")] == []
+
+
+def test_the_check_before_a_join_exits_by_what_it_finds(host: Host) -> None:
+    network = "ip link add eth0 type bridge; ip address add 10.77.0.20/24 dev eth0; ip link set eth0 up"
+    closed = "nft 'table inet t { chain in { type filter hook input priority 0; policy drop; }; }'"
+    with open_folder() as folder:
+        greeting = "INFO linkerd2_proxy: release 2.331.0 (abc1234) by linkerd"
+        proxy = write_script(folder / "proxy", f"echo '{greeting}'; exit 64")
+        options = configured(host, "[proxy]", 'user = "nobody"', f'binary = "{proxy}"')
+        command = f"{EXCLAVE} check {options}"
+        done = host.run(f"{network}\n{command}")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "this machine can be a member\n", "")
+        done = host.run(f"{network}\n{closed}\n{command}")
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (3, "pods could not get in")
+        assert done.stdout.startswith("warning: what pods send to port 4143 is dropped, by the policy of chain in of")
+        printed = json.loads(host.run(f"{network}\n{closed}\n{command} --json").stdout)
+        assert (len(printed["warnings"]), printed["reachable"]) == (1, False)
+        assert host.run(f"{WITHOUT_NET_ADMIN} {command}").returncode == 30
+        proxy.unlink()
+        assert host.run(command).returncode == 32
 
 
 def test_an_agent_of_a_machine_that_is_no_member_runs_beside_a_name_server(host: Host) -> None:

@@ -488,7 +488,8 @@ async def test_no_address(tmp_path: Path) -> None:
         assert await fail_to_join(token, config) == (
             Fault.UNREACHABLE,
             f"this machine has no address of its own on a route to {token.servers[0]}",
-            "bring up its network, or name the address: member.address in /etc/exclave/config.toml",
+            "bring up its network, or name the address: member.address in /etc/exclave/config.toml; "
+            "if only an HTTP proxy reaches that server, name it: cluster.proxy",
         )
 
 

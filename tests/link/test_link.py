@@ -1,6 +1,7 @@
 """The private link in a machine of its own: made, adopted, left, removed; links of others are not touched."""
 
 import json
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,19 +13,13 @@ import trio.testing
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
-from exclave.link.link import (
-    MARK,
-    check_free,
-    is_ours,
-    link_addresses,
-    missing_addresses,
-    open_link,
-    remove_link,
-    superfluous_addresses,
-)
+from exclave.link.link import open_link, remove_link
+from exclave.link.plan import MARK, link_addresses
 from exclave_sandbox.stage.namespaces import Machine, open_network
 
-from ..redirect.lab import doors_inside
+from ..redirect.agent_process import start_agent
+from ..redirect.lab import VM4, as_proxies, doors_inside, open_lab
+from ..redirect.policies import PLAIN
 
 EVERY = set(link_addresses(with_ipv6=True))
 IPV4 = set(link_addresses(with_ipv6=False))
@@ -94,8 +89,8 @@ def asked(ending: Ending) -> EndingSwitch:
 async def test_the_link_has_every_address_and_is_removed_unless_the_agent_hands_over(ending: Ending) -> None:
     async with open_host() as host:
         before = await host.list_links()
-        async with open_link(asked(ending)) as name:
-            assert name == "exclave0"
+        async with open_link(asked(ending)) as link:
+            assert link.device == "exclave0"
             assert (await host.list_links())["exclave0"] == (MARK, EVERY)
             routes = await host.machine.must("ip", "route", "show")
             assert b"exclave0" not in routes
@@ -151,8 +146,8 @@ async def test_if_no_link_can_be_made_the_addresses_are_on_lo() -> None:
     async with open_host() as host:
         before = await host.list_links()
         host.refuse("link add")
-        async with open_link(asked(Ending.STOP)) as name:
-            assert name == "lo"
+        async with open_link(asked(Ending.STOP)) as link:
+            assert link.device == "lo"
             links = await host.list_links()
             assert "exclave0" not in links
             assert links["lo"][1] == before["lo"][1] | EVERY
@@ -227,72 +222,98 @@ async def test_a_missing_or_hanging_ip_is_reported(
     )
 
 
-ORDERED = link_addresses(with_ipv6=True)
+# What others do to it while the agent runs.
 
+REPORTED = "redirect: the private link "
 
-def link(name: str, *addresses: str, mark: str = "02:00:00:00:00:01") -> dict[str, Any]:
-    """A link as `ip -json address show` prints it."""
-    infos = [{"local": address.split("/")[0], "prefixlen": int(address.split("/")[1])} for address in addresses]
-    return {"ifname": name, "address": mark, "addr_info": infos}
-
-
-def test_each_address_is_single_so_that_no_route_appears() -> None:
-    assert link_addresses(with_ipv6=False) == (
-        "169.254.77.1/32",
-        "169.254.77.2/32",
-        "169.254.77.3/32",
-        "169.254.77.4/32",
-    )
-    assert ORDERED[4:] == ("fd77:ec1a:7e::1/128", "fd77:ec1a:7e::2/128", "fd77:ec1a:7e::3/128", "fd77:ec1a:7e::4/128")
-
-
-def test_our_link_has_a_locally_administered_hardware_address() -> None:
-    assert is_ours(link("exclave0", mark=MARK))
-    assert not is_ours(link("exclave0"))
-    assert not is_ours({"ifname": "exclave0"})
-    assert int(MARK.split(":")[0], 16) & 0b11 == 0b10
-
-
-FREE: dict[str, list[dict[str, Any]]] = {
-    "a host without any of it": [link("lo", "127.0.0.1/8"), link("eth0", "10.0.0.5/24")],
-    "our own link with its addresses": [link("exclave0", *ORDERED, mark=MARK)],
-    "our addresses on lo, where no link can be made": [link("lo", *ORDERED)],
-    "a neighbouring address": [link("eth0", "169.254.77.5/29")],
-    "a link without an address of its own": [{"ifname": "tun0", "addr_info": [{"family": "inet"}]}, {"ifname": "ppp0"}],
+DAMAGES: dict[str, tuple[tuple[str, ...], str]] = {
+    "all addresses are flushed": (
+        ("ip address flush dev exclave0",),
+        "lost its address 169.254.77.1",
+    ),
+    "one address is deleted": (
+        ("ip address delete 169.254.77.3/32 dev exclave0",),
+        "lost its address 169.254.77.3",
+    ),
+    "it is set down": (
+        ("ip link set exclave0 down",),
+        "was set down and lost its address fd77:ec1a:7e::1 and 3 more",
+    ),
+    "it is renamed": (
+        ("ip link set exclave0 down", "ip link set exclave0 name lan7"),
+        "was ",
+    ),
+    "it is deleted": (("ip link delete exclave0",), "was deleted"),
+    "it gets another hardware address": (
+        ("ip link set exclave0 address 02:00:00:00:00:07",),
+        "got the hardware address 02:00:00:00:00:07",
+    ),
+    "IPv6 is disabled for it": (
+        ("sh -c 'echo 1 > /proc/sys/net/ipv6/conf/exclave0/disable_ipv6'",),
+        "lost its address fd77:ec1a:7e::1 and 3 more",
+    ),
 }
 
 
-@pytest.mark.parametrize("links", FREE.values(), ids=FREE)
-def test_a_host_is_free_for_the_link(links: list[dict[str, Any]]) -> None:
-    check_free(links, ORDERED)
+async def is_whole(host: Host) -> bool:
+    """Whether the link is there, up, with all addresses."""
+    links = await host.list_links()
+    return links.get("exclave0") == (MARK, EVERY) and "UP" in (await host.show())["flags"]
 
 
-def test_a_link_of_our_name_that_others_made_is_not_touched() -> None:
-    with pytest.raises(HostError) as caught:
-        check_free([link("exclave0")], ORDERED)
-    assert caught.value.fault is Fault.OCCUPIED
-    assert caught.value.message == "a link exclave0 exists that exclave did not make"
-    assert caught.value.hint == "rename or remove it: ip link delete exclave0"
+@pytest.mark.parametrize(("commands", "report"), DAMAGES.values(), ids=DAMAGES)
+async def test_the_link_is_restored_and_connections_go_on_when(
+    commands: tuple[str, ...], report: str, tmp_path: Path
+) -> None:
+    async with open_lab() as lab:
+        host = Host(lab.vm, lab.network.scratch)
+        agent = await start_agent(lab.vm, tmp_path, PLAIN)
+        as_proxies(lab, "a")
+        flows = lab.flows(lab.peer, 5, f"{VM4}/8080")
+        for command in commands:
+            await lab.vm.must("sh", "-c", command)
+        assert (await agent.wait_log(f"{REPORTED}{report}")).endswith(" ms")
+        with trio.fail_after(20):
+            while not await is_whole(host):  # a change of two commands is two repairs
+                await agent.wait_log(REPORTED)
+        assert await flows.alive() == ["proxy a"] * 5
+        assert (await lab.call(lab.peer, VM4, 8080)).who == "proxy a"
+        await agent.end("stop")
+        assert "exclave0" not in await host.list_links()
 
 
-@pytest.mark.parametrize("address", ["169.254.77.3/32", "fd77:ec1a:7e::1/128"])
-def test_our_address_on_another_link_is_reported_with_that_link(address: str) -> None:
-    with pytest.raises(HostError) as caught:
-        check_free([link("exclave0", mark=MARK), link("eth1", "10.0.0.1/8", address)], ORDERED)
-    assert caught.value.fault is Fault.OCCUPIED
-    assert caught.value.message == f"the address {address.split('/')[0]}, which exclave needs, is on eth1"
-    assert caught.value.hint == f"remove it there: ip address delete {address} dev eth1"
+async def test_a_program_that_runs_on_is_named(tmp_path: Path) -> None:
+    async with open_lab() as lab:
+        agent = await start_agent(lab.vm, tmp_path, PLAIN)
+        inside = ["nsenter", f"--net=/proc/{lab.vm.pid}/ns/net", "--"]
+        other = subprocess.Popen([*inside, "/usr/sbin/ip", "-batch", "-"], stdin=subprocess.PIPE)
+        assert other.stdin is not None
+        other.stdin.write(b"address delete 169.254.77.3/32 dev exclave0\n")
+        other.stdin.flush()
+        line = await agent.wait_log(f"{REPORTED}lost its address 169.254.77.3")
+        assert f"(by ip, process {other.pid})" in line
+        other.communicate()
+        agent.kill()
 
 
-def test_only_missing_addresses_are_added() -> None:
-    links = [link("exclave0", "169.254.77.1/32", mark=MARK), link("lo", "169.254.77.2/32")]
-    assert missing_addresses(links, "exclave0", ("169.254.77.1/32", "169.254.77.2/32", "fd77:ec1a:7e::1/128")) == [
-        "address add 169.254.77.2/32 dev exclave0",
-        "address add fd77:ec1a:7e::1/128 dev exclave0 nodad",
-    ]
-    assert missing_addresses([link("lo", *ORDERED)], "lo", ORDERED) == []
+async def test_ipv6_that_is_disabled_everywhere_is_awaited(tmp_path: Path) -> None:
+    async with open_lab() as lab:
+        host = Host(lab.vm, lab.network.scratch)
+        agent = await start_agent(lab.vm, tmp_path, PLAIN)
+        await host.set_ipv6("all", "1")
+        await agent.wait_log("redirect: exclave0 does not accept IPv6 addresses and has none: ")
+        assert (await host.list_links())["exclave0"] == (MARK, IPV4)
+        await host.set_ipv6("all", "0")
+        await agent.wait_log("redirect: exclave0 has its IPv6 addresses again")
+        assert await is_whole(host)
+        agent.kill()
 
 
-def test_only_our_addresses_are_removed_from_lo() -> None:
-    links = [link("lo", "127.0.0.1/8", "169.254.77.4/32", "169.254.77.1/24"), link("exclave0", *ORDERED, mark=MARK)]
-    assert superfluous_addresses(links, ORDERED) == ["address delete 169.254.77.4/32 dev lo"]
+async def test_whoever_undoes_each_repair_is_named_and_fought_slowly(tmp_path: Path) -> None:
+    async with open_lab() as lab:
+        agent = await start_agent(lab.vm, tmp_path, PLAIN)
+        fight = "while :; do ip address delete 169.254.77.1/32 dev exclave0 2>&-; done"
+        lab.start(lab.vm, f"import subprocess; subprocess.run(['sh', '-c', {fight!r}])")
+        line = await agent.wait_log("redirect: another program undoes each repair of the private link")
+        assert "lost its address 169.254.77.1" in line
+        agent.kill()

@@ -74,7 +74,8 @@ class World:
 
     def _open(self, membership: MemberClient) -> Any:
         self.data_path = DataPathObserver(membership, self.identity, self.proxy, virtual_now)
-        parts = (membership, self.identity, self.proxy, self.redirect, self.data_path, self.confirming)
+        firewall = fake_part(blocked=None)
+        parts = (membership, self.identity, self.proxy, self.redirect, firewall, self.data_path, self.confirming)
         return open_listing(ListingConfig(10.0), *parts, self.endings, virtual_now)
 
     async def _control(self) -> None:

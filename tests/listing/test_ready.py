@@ -125,6 +125,11 @@ CASES: dict[str, Case] = {
         (SetReady(READY),),
     ),
     "a member that came back to life reports again": (LISTED, reported(READY, is_live=False), (SetReady(READY),)),
+    "a member that was silent while its watch was refused reports again": (
+        replace(LISTED, live_since="2026-11-30T12:00:45Z"),
+        reported(READY),
+        (SetReady(READY),),
+    ),
     "a member that is not live reports nothing new": (replace(LISTED, is_live=False), reported(READY), ()),
     "an admin's cordon costs readiness, and the controller withdraws the ports": (
         replace(LISTED, is_cordoned=True),
@@ -140,6 +145,16 @@ CASES: dict[str, Case] = {
         replace(LISTED, unconfirmed="nobody confirmed"),
         reported(READY),
         (not_ready("NotServing", "nobody confirmed"), SetServing(False, "outbound-open", "nobody confirmed")),
+    ),
+    "a firewall of the host that keeps pods out costs readiness alone": (
+        replace(LISTED, blocked="the policy of chain in drops it"),
+        reported(READY),
+        (not_ready("FirewallBlocks", "the policy of chain in drops it"),),
+    ),
+    "a firewall of the host that may keep pods out costs nothing, and is reported": (
+        replace(LISTED, blocked_note="a policy drops it"),
+        reported(READY),
+        (SetReady(Readiness(True, "Ready", f"{READY.message}; but a policy drops it", "firewall-blocks")),),
     ),
     "a failed probe costs readiness alone": (
         replace(LISTED, probes=(FAILING,)),
@@ -276,7 +291,7 @@ def test_ready_needs_a_whole_data_path_listed_ports_and_passing_probes(
 ) -> None:
     for effect in plan_writes(facts, before):
         if isinstance(effect, SetReady) and effect.readiness.ready:
-            assert facts.is_whole and facts.serving and facts.ports <= facts.listed
+            assert facts.is_whole and facts.serving and (facts.listed or not facts.ports)
             assert all(probe.passing for probe in facts.probes)
 
 

@@ -278,6 +278,42 @@ async def test_a_watch_that_loops_is_noted_in_the_condition(world: Any) -> None:
         assert made.reported() == [f"{READY}; but the watch of members web-k7q2x-1: too old"]
 
 
+async def test_while_the_cluster_counts_a_member_as_silent_the_status_is_not_ready_and_then_it_reports_again(
+    world: Any,
+) -> None:
+    def live(status: str, at: str) -> dict[str, Any]:
+        condition = {
+            "type": "Live",
+            "status": status,
+            "reason": "x",
+            "message": "no heartbeat",
+            "lastTransitionTime": at,
+        }
+        return {"status": {"conditions": [condition]}}
+
+    made = world()
+    async with made.listed() as listing:
+        made.cluster.change(MEMBERS, NAMESPACE, MEMBER, live("True", "2026-11-30T12:00:00Z"), "status")
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        patched = f"patch externalworkloads/status {MEMBER}"
+        count = made.cluster.trace.count(patched)
+        made.cluster.change(MEMBERS, NAMESPACE, MEMBER, live("False", "2026-11-30T12:00:30Z"), "status")
+        silent = await listing.state.wait_for(lambda view: not view.ready)
+        assert (silent.reason, silent.message) == ("NotLive", "the cluster sends no traffic here: no heartbeat")
+        made.cluster.change(MEMBERS, NAMESPACE, MEMBER, live("True", "2026-11-30T12:00:45Z"), "status")
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        assert made.cluster.trace.count(patched) == count + 1
+        # This watch is refused meanwhile: only the time of the last change shows that there was one.
+        made.cluster.change(MEMBERS, NAMESPACE, MEMBER, live("True", "2026-11-30T12:01:45Z"), "status")
+        await trio.sleep(1)
+        assert made.cluster.trace.count(patched) == count + 2
+        made.membership.silence.set("the cluster refuses this machine's heartbeats: forbidden")
+        refused = await listing.state.wait_for(lambda view: not view.ready)
+        assert refused.message == "the cluster refuses this machine's heartbeats: forbidden"
+
+
 async def test_new_settings_bring_new_probes(world: Any) -> None:
     made = world()
     async with made.listed() as listing:

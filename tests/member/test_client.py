@@ -207,6 +207,25 @@ async def test_heartbeats_come_every_ten_seconds_under_one_name(
         assert world.lease()["holderIdentity"] == holder  # the same boot
 
 
+@pytest.mark.parametrize(("status", "is_silent"), [(403, True), (404, True), (401, False), (None, False)])
+async def test_heartbeats_that_are_refused_as_long_as_the_controller_waits_are_a_silence(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, status: int | None, *, is_silent: bool
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        await trio.sleep(5)
+        if status is None:
+            world.cluster.away.set(True)  # then the controller does not learn of anybody
+        world.cluster.refused.set(status)
+        await trio.sleep(22)
+        assert member.silence.value is None, "two are not enough"
+        await trio.sleep(8)
+        assert (member.silence.value or "").startswith("the cluster refuses this machine's heartbeats: ") is is_silent
+        world.cluster.refused.set(None)
+        world.cluster.away.set(False)
+        await member.silence.wait_for(lambda silence: silence is None)
+
+
 async def test_what_can_wait_travels_with_the_next_patch_and_only_once(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

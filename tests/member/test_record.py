@@ -29,7 +29,9 @@ from exclave.member.record import (
     store_membership,
     store_settings,
     touch_answer,
+    trusted_cas,
 )
+from exclave_sandbox.pki import make_anchor
 from support.mesh import RECORD, make_settings
 
 JOIN = JoinRecord("nonce", "web-k7q2x-1", "ab" * 32, "-----BEGIN PRIVATE KEY-----")
@@ -53,6 +55,21 @@ def test_an_older_agent_reads_what_a_newer_one_left_unless_its_address_moves(tmp
     moving = replace(RECORD, address="10.77.0.21", former=RECORD.address)
     store_membership(tmp_path, moving)
     assert load_membership(tmp_path) == moving
+
+
+def test_the_cas_are_the_tokens_the_published_ones_and_those_of_a_new_join(tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    first, published, again = (make_anchor(name).pem for name in ("first", "published", "again"))
+    record = replace(RECORD, ca=first)
+    assert trusted_cas(tmp_path, record) == first
+    store_settings(tmp_path, render_settings(replace(make_settings(), server_ca=first + published)))
+    assert trusted_cas(tmp_path, record).count("BEGIN") == 3
+    assert published in trusted_cas(tmp_path, record)
+    store_membership(tmp_path / "again", replace(record, ca=again, servers=("https://10.9.9.9:6443",)))
+    assert again not in trusted_cas(tmp_path, record), "another cluster's"
+    store_membership(tmp_path / "again", replace(record, ca=again))
+    assert again in trusted_cas(tmp_path, record)
+    assert trusted_cas(tmp_path, replace(record, ca="")) == "", "the machine's own CAs, and no others"
 
 
 def test_a_membership_has_its_account() -> None:

@@ -1,11 +1,13 @@
-"""One machine that asks for all it may as fast as it can, as a program: `python flooding.py URL CA-FILE SECONDS`.
+"""One thief who asks for all he may as fast as he can, as a program: `python flooding.py URL CA-FILE SECONDS`.
 
-On standard input comes one JSON object: `token`, and the paths of its own `member`, `lease` and `token` request. Every
-write changes what is stored. It prints how often each HTTP status came back.
+On standard input comes one JSON object. With a stolen machine: `token`, and the paths of its own `member`, `lease` and
+`token` request; every write changes what is stored. With a stolen join token: `token`, the path of all `members`, and
+their `bodies`, each of which is created once. It prints how often each HTTP status came back.
 """
 
 import http.client
 import json
+import queue
 import ssl
 import sys
 import threading
@@ -45,13 +47,37 @@ def flood(url: str, tls: ssl.SSLContext, given: dict[str, str], until: float, wh
         found[str(answer.status)] += 1
 
 
+def make(
+    url: str, tls: ssl.SSLContext, given: dict[str, Any], bodies: "queue.SimpleQueue[Any]", found: Counter[str]
+) -> None:
+    """Create Members until there are no more bodies."""
+    where = urlsplit(url)
+    connection = http.client.HTTPSConnection(str(where.hostname), where.port, context=tls, timeout=60)
+    headers = {"Authorization": f"Bearer {given['token']}", "Content-Type": "application/json"}
+    while True:
+        try:
+            body = bodies.get_nowait()
+        except queue.Empty:
+            return
+        connection.request("POST", given["members"], json.dumps(body), headers)
+        answer = connection.getresponse()
+        answer.read()
+        found[str(answer.status)] += 1
+
+
 def main() -> None:
     """Flood, and print the answers."""
     url, ca_file, seconds = sys.argv[1:]
     given, tls = json.loads(sys.stdin.readline()), ssl.create_default_context(cafile=ca_file)
     until, counts = time.monotonic() + float(seconds), [Counter[str]() for _ in range(AT_ONCE)]
+    bodies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for body in given.get("bodies", ()):
+        bodies.put(body)
     threads = [
-        threading.Thread(target=flood, args=(url, tls, given, until, who, found)) for who, found in enumerate(counts)
+        threading.Thread(target=make, args=(url, tls, given, bodies, found))
+        if "bodies" in given
+        else threading.Thread(target=flood, args=(url, tls, given, until, who, found))
+        for who, found in enumerate(counts)
     ]
     for thread in threads:
         thread.start()

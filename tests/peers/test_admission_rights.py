@@ -34,6 +34,7 @@ MACHINES_OWN = {
 RIGHTS: dict[str, dict[str, set[str]]] = {
     "controller": {
         ELSEWHERE: {
+            "get namespaces",
             *(f"{verb} exclave.dev/workloadgroups" for verb in ("get", "list", "watch", "patch")),
             "patch exclave.dev/workloadgroups/status",
             *(f"{verb} exclave.dev/members" for verb in ("get", "list", "watch", "patch", "delete")),

@@ -384,7 +384,7 @@ async def open_scene(
         redirect = fake_part(observed=Observed(installed=True, instance="a"), wanted=WANTED, problem=None)
         redirect.in_place = True
         data_path, confirming = DataPathObserver(member, identity, proxy, WALL.now), fake_part(view=Confirmation())
-        parts = identity, proxy, redirect, data_path, confirming
+        parts = identity, proxy, redirect, fake_part(blocked=None), data_path, confirming
         listing = await enter(open_listing(ListingConfig(10.0), member, *parts, endings, WALL.now))
         nursery = await enter(trio.open_nursery())
         nursery.start_soon(data_path.run_assessment)

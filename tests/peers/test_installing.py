@@ -126,13 +126,13 @@ def refused(cluster: Cluster, *options: str) -> str:
 def test_a_cluster_without_linkerd_is_refused_and_nothing_is_made(cluster: Cluster) -> None:
     made = cluster.furnish()
     told = refused(cluster, *cluster.issuer_files(made.issuer), "-L", "nowhere")
-    assert "× Linkerd is installed\n    there is no ConfigMap linkerd-config in namespace nowhere" in told
+    assert "× Linkerd is installed\n        there is no ConfigMap linkerd-config in namespace nowhere" in told
 
 
 def test_an_issuer_that_the_mesh_would_not_believe_is_refused(cluster: Cluster) -> None:
     cluster.furnish()
     told = refused(cluster, *cluster.issuer_files(make_issuer(make_anchor())))
-    assert f"× {LINKERDS}\n    the issuer does not lead to the trust anchors that Linkerd publishes" in told
+    assert f"× {LINKERDS}\n        the issuer does not lead to the trust anchors that Linkerd publishes" in told
 
 
 def cert_managers_kind(kind: str, plural: str, scope: str) -> dict[str, Any]:
@@ -147,7 +147,8 @@ def test_an_issuer_of_cert_manager_is_looked_for_before_anything_is_made(cluster
     cluster.furnish()
     asked = ("--issuer-from", "ClusterIssuer/mesh")
     told = refused(cluster, *asked)
-    assert "× cert-manager is installed\n    there is no CustomResourceDefinition certificates.cert-manager.io" in told
+    missing = "there is no CustomResourceDefinition certificates.cert-manager.io"
+    assert f"× cert-manager is installed\n        {missing}" in told
     crds = path_of(CUSTOM_RESOURCE_DEFINITIONS, None)
     for kind, plural, scope in (
         ("Certificate", "certificates", "Namespaced"),
@@ -164,7 +165,7 @@ def test_an_issuer_of_cert_manager_is_looked_for_before_anything_is_made(cluster
         assert cluster.client.post(issuers, json=body).status_code == 201
         waiting = {"type": "Ready", "status": "False", "message": "its Secret is not there"}
         cluster.merge(f"{issuers}/mesh/status", {"status": {"conditions": [waiting]}})
-        assert "    × ClusterIssuer mesh is ready\n    its Secret is not there\n" in refused(cluster, *asked)
+        assert "    × ClusterIssuer mesh is ready\n        its Secret is not there\n" in refused(cluster, *asked)
         cluster.merge(f"{issuers}/mesh/status", {"status": {"conditions": [{**waiting, "status": "True"}]}})
         with installed(cluster, *asked):
             made = cluster.client.get("/apis/cert-manager.io/v1/namespaces/exclave/certificates/exclave-issuer").json()
@@ -420,7 +421,7 @@ def test_linkerd_asks_in_somebody_elses_name_and_every_row_is_told(standing: Clu
     typed = standing.admin.type("check", "--as=nobody", "--as-group=[]", "--linkerd-namespace=linkerd", "-o", "json")
     assert typed.code == 3
     (category,) = json.loads(typed.out)["categories"]
-    assert len(category["checks"]) == 13
+    assert len(category["checks"]) == 17
     errors = [one["error"] for one in category["checks"]]
     assert all("nobody" in one or "you may not" in one or one == "the same as above" for one in errors)
     named = [one for one in errors if one != "the same as above"]

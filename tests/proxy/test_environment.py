@@ -125,17 +125,22 @@ def test_the_number_of_threads_is_written_as_linkerds_chart_writes_a_fixed_one()
 
 
 @pytest.mark.parametrize(
-    ("workers", "cores", "wanted"),
+    ("workers", "group", "cores", "wanted"),
     [
-        (Workers(), None, {"CORES": "1", "CORES_MIN": "1"}),
-        (Workers(2, 8, 0.25), None, {"CORES": "2", "CORES_MIN": "2", "CORES_MAX": "8", "CORES_MAX_RATIO": "0.25"}),
-        (Workers(2, 8, 0.25), 3, {"CORES": "3", "CORES_MIN": "3"}),
+        (Workers(), None, None, {"CORES": "1", "CORES_MIN": "1"}),
+        (
+            Workers(2, 8, 0.25), None, None,
+            {"CORES": "2", "CORES_MIN": "2", "CORES_MAX": "8", "CORES_MAX_RATIO": "0.25"},
+        ),
+        (Workers(2, 8, 0.25), 5, None, {"CORES": "5", "CORES_MIN": "5"}),
+        (Workers(2, 8, 0.25), None, 3, {"CORES": "3", "CORES_MIN": "3"}),
+        (Workers(2, 8, 0.25), 5, 3, {"CORES": "3", "CORES_MIN": "3"}),
     ],
-)
-def test_threads_and_http2_are_linkerds_where_the_machine_chooses_nothing(
-    workers: Workers, cores: int | None, wanted: dict[str, str]
+)  # fmt: skip
+def test_threads_are_the_machines_or_the_groups_or_linkerds_and_http2_is_linkerds(
+    workers: Workers, group: int | None, cores: int | None, wanted: dict[str, str]
 ) -> None:
-    settings = make_settings()
+    settings = make_settings(proxy_cores=group)
     interval = {"INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL": "20s"}
     settings = replace(settings, linkerd=replace(settings.linkerd, workers=workers, parameters=interval))
     found = proxy_environment(

@@ -18,17 +18,19 @@ from real.mesh import change_group, open_mesh, wait_listed
 from support.figures import add_figure
 
 PROGRAMS = Path(__file__).with_name("programs")
-PORTS = {"http": mesh.GROUP_PORT, "fast": 9090, "tcp": 5432}
+PORTS = {"http": mesh.GROUP_PORT, "fast": 9090, "tcp": 5432, "grpc": 50051}
 PROTOCOLS = {
     "HTTP/1.1": ("http1", "fast", "requests/s"),
     "HTTP/2": ("http2", "fast", "requests/s"),
+    "gRPC": ("grpc", "grpc", "calls/s"),
     "TCP": ("tcp", "tcp", "MB/s"),
 }
 PAIRS, SECONDS = 7, 0.7
 
 
 async def test_exclave_is_compared_with_a_proxy_started_by_hand(release: LinkerdBinaries) -> None:
-    serve = (sys.executable, str(PROGRAMS / "serve.py"), str(PORTS["fast"]), str(PORTS["tcp"]))
+    numbers = (str(PORTS[name]) for name in ("fast", "tcp", "grpc"))
+    serve = (sys.executable, str(PROGRAMS / "serve.py"), *numbers)
     async with open_mesh(release) as stage, by_hand.open_by_hand(stage, release, PORTS) as other:
         ports = [{"name": name, "port": port, "opaque": name == "tcp"} for name, port in PORTS.items()]
         vm, log = stage.vm.machine, stage.scratch / "serve.log"

@@ -6,13 +6,16 @@ import time
 from typing import Any
 
 import psutil
+import pytest
 import trio
 
+from exclave.api.names import accounts_namespace, parse_member_name
+from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS, delete, list_all
 from exclave_sandbox.expect import eventually
 from exclave_sandbox.linkerd.release import LinkerdBinaries
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.stage import DemoStage
-from real.mesh import change_group, open_loads, open_mesh, wait_listed
+from real.mesh import PATIENCE, change_group, open_loads, open_mesh, wait_listed
 from support.figures import add_figure
 
 HTTP = {"name": "http", "port": mesh.GROUP_PORT}
@@ -31,6 +34,7 @@ async def test_no_request_fails_while_the_group_changes(release: LinkerdBinaries
         "the probe changes": ({"probes": [PROBE]}, {"http": mesh.GROUP_PORT}),
         "a label is added": ({"labels": {"app": mesh.GROUP, "tier": "web"}}, {"http": mesh.GROUP_PORT}),
         "the lifetime changes": ({"certificateLifetime": "12h"}, {"http": mesh.GROUP_PORT}),
+        "the capture changes": ({"capture": "all"}, {"http": mesh.GROUP_PORT}),
     }
     failures = {}
     async with open_mesh(release) as stage:
@@ -43,6 +47,19 @@ async def test_no_request_fails_while_the_group_changes(release: LinkerdBinaries
             if loads.failures:
                 failures[name] = loads.failures
     assert not failures
+
+
+async def test_no_request_fails_while_changes_swap_the_proxy(release: LinkerdBinaries) -> None:
+    async with open_mesh(release) as stage:
+        before = (await stage.vm.active_proxy())["pid"]
+        async with open_loads(stage, "policy and threads change") as loads:
+            await trio.sleep(STEADY)
+            await change_group(stage, {"inboundPolicy": "all-authenticated", "proxyCores": 2})
+            await eventually("another proxy", lambda: _ready_pid(stage), lambda pid: pid not in (None, before))
+            await trio.sleep(STEADY)
+        environment = _proxy_process(stage, (await stage.vm.active_proxy())["pid"]).environ()
+    assert environment["LINKERD2_PROXY_CORES"] == "2"
+    assert not loads.failures
 
 
 async def test_a_swap_fails_no_request(release: LinkerdBinaries) -> None:
@@ -85,7 +102,7 @@ async def _instances(stage: DemoStage) -> set[str]:
 async def test_a_killed_proxy_is_replaced_at_once(release: LinkerdBinaries) -> None:
     async with open_mesh(release) as stage:
         before = (await stage.vm.active_proxy())["pid"]
-        (victim,) = [each for each in psutil.process_iter() if _is_proxy_of(stage, each.pid, before)]
+        victim = _proxy_process(stage, before)
         async with open_loads(stage, "the proxy is killed") as loads:
             await trio.sleep(STEADY)
             victim.send_signal(signal.SIGKILL)
@@ -100,6 +117,11 @@ async def test_a_killed_proxy_is_replaced_at_once(release: LinkerdBinaries) -> N
     lost = sum(count for way in loads.failures.values() for count in way.values())
     total = sum(load.figures["requests"] for load in loads.by_way.values())
     assert lost < total / 10
+
+
+def _proxy_process(stage: DemoStage, inside: int) -> psutil.Process:
+    (found,) = [each for each in psutil.process_iter() if _is_proxy_of(stage, each.pid, inside)]
+    return found
 
 
 def _is_proxy_of(stage: DemoStage, pid: int, inside: int) -> bool:
@@ -131,11 +153,35 @@ async def test_known_destinations_answer_while_linkerd_is_away(release: LinkerdB
     assert not loads.failures
 
 
-async def test_callers_reach_the_application_after_the_vm_has_left(release: LinkerdBinaries) -> None:
+async def _leave(stage: DemoStage) -> None:
+    done = await stage.vm.command("leave")
+    assert done.status == 0, done.errors
+
+
+async def _stop(stage: DemoStage) -> None:
+    assert stage.vm.agent is not None
+    assert await stage.vm.agent.end() == 0
+
+
+async def _evict(stage: DemoStage) -> None:
+    """As `kubectl exclave member evict` does: the account first, then the Member."""
+    (member,) = (await stage.admin.send(list_all(MEMBERS, mesh.NAMESPACE)))["items"]
+    name = member["metadata"]["name"]
+    account = parse_member_name(name).account
+    await stage.admin.send(delete(SERVICE_ACCOUNTS, accounts_namespace(mesh.NAMESPACE), account))
+    await stage.admin.send(delete(MEMBERS, mesh.NAMESPACE, name))
+    with trio.fail_after(PATIENCE):
+        await eventually("the machine to leave", stage.vm.status, lambda status: status.get("state") == "unjoined")
+
+
+ENDINGS = {"the VM leaves": _leave, "the agent is stopped": _stop, "the member is evicted": _evict}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+async def test_callers_reach_the_application_after_the_vm_has_left(release: LinkerdBinaries, name: str) -> None:
     async with open_mesh(release) as stage:
-        async with open_loads(stage, "the VM leaves", ("by address",)) as loads:
+        async with open_loads(stage, name, ("by address",)) as loads:
             await trio.sleep(STEADY)
-            done = await stage.vm.command("leave")
-            assert done.status == 0, done.errors
+            await ENDINGS[name](stage)
             await trio.sleep(2 * STEADY)
     assert not loads.failures

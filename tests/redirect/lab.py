@@ -137,6 +137,14 @@ class Lab:
                 await end.add_address(its, link)
             await end.must("ip", "link", "set", link, "up")
 
+    def join(self, machine: Machine, other: Machine, name: str) -> None:
+        """Make a tunnel between two machines, with a device of this name in both."""
+        command = [PYTHON, "-I", "-S", "-c", read_program("tunnel"), str(machine.pid), str(other.pid), name]
+        running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._running.append(running)
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"up\n"
+
     async def nft(self, *arguments: str) -> str:
         """Run nft in the machine; return its output."""
         return (await self.vm.must("nft", *arguments)).decode()
@@ -233,9 +241,11 @@ def doors_inside(machine: Machine, scratch: Path, *, prefix: str = "") -> Iterat
     """Calls of `nft` and `ip` run inside the machine, with a prefix such as `setpriv …`."""
     folder = scratch / "inside"
     folder.mkdir(exist_ok=True)
-    for program in ("nft", "ip"):
+    for program in ("nft", "ip", "iptables-nft-save", "ip6tables-nft-save"):
         script = folder / program
         real = shutil.which(program, path=ORDINARY)
+        if real is None:
+            continue
         home = f"/proc/{machine.pid}/ns/net"  # does not exist inside a machine
         script.write_text(
             f'#!/bin/sh\n[ -e {home} ] || exec {real} "$@"\nexec nsenter --net={home} -- {prefix} {real} "$@"\n'

@@ -71,6 +71,10 @@ GOLDEN = {
         "Pods call the address outside of the NAT, and packets arrive for the one inside: both name this machine.",
         replace(PLAIN, addresses=("203.0.113.7", "10.77.0.20")),
     ),
+    "closed-elsewhere": (
+        "The group's policy refuses plain clients: its ports are closed at other addresses, with the same exceptions.",
+        replace(PLAIN, closes=True, exempt_inbound_ports=(9100,), exempt_inbound_interfaces=("lan0",)),
+    ),
     "containers": (
         "What containers behind docker0 send to the cluster is captured; to this machine and to each other it is not.",
         replace(PLAIN, capture_interfaces=("docker0",), exempt_outbound_ports=(3306,)),

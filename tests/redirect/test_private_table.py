@@ -1,5 +1,6 @@
 """Programs of other users at the private link's addresses, and neighbours: none gets a connection."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from exclave.redirect.private_table import has_private_table, remove_private_tab
 from exclave.redirect.rules.private import render_private
 
 from .agent_process import start_agent
-from .lab import CLUSTER4, CLUSTER6, VM4, Lab, as_proxies, open_lab
+from .lab import CLUSTER4, CLUSTER6, VM4, Lab, as_proxies, open_lab, read_program
 from .policies import PLAIN, PROXY
 
 POLICY = replace(PLAIN, networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
@@ -111,6 +112,26 @@ async def test_neighbours_do_not_reach_the_link_while_there_are_no_other_rules(w
             for address, port in ((A4, 4140), (A4, 4143), (DNS4, 53))
         ]
         assert found == (["TimeoutError"] * 3 if with_table else ["proxy a", "proxy a", "stub"])
+
+
+@pytest.mark.parametrize("is_started", [True, False], ids=["an agent starts and stops", "the link alone is made"])
+async def test_neighbours_get_no_answer_at_any_time(is_started: bool, tmp_path: Path) -> None:
+    """Programs of root listen everywhere from the beginning, and a neighbour calls every 2 ms."""
+    async with open_lab() as lab:
+        await lab.peer.must("ip", "route", "add", "169.254.77.0/29", "via", VM4)
+        lab.listen(lab.vm, "stub", "0.0.0.0/53", "0.0.0.0/4140", "0.0.0.0/4143")
+        places = [f"{A4}/4140", f"{A4}/4143", f"{DNS4}/53"]
+        knocking = lab.start(lab.peer, read_program("knock"), *places, expecting="up")
+        if is_started:
+            agent = await start_agent(lab.vm, tmp_path, POLICY)
+            await agent.end("stop")
+        else:
+            async with open_link_only(lab, with_table=False):
+                assert (await lab.call(lab.peer, A4, 4140)).who == "stub"
+        output, _ = knocking.communicate()
+        rounds, answered = json.loads(output)
+        assert rounds > 10
+        assert (answered == 0) is is_started
 
 
 CHANGES: dict[str, Callable[[], tuple[str, ...]]] = {

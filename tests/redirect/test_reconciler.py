@@ -21,16 +21,12 @@ from exclave.link.link import open_link
 from exclave.redirect.kernel.nft import remove_table
 from exclave.redirect.kernel.observe import NOTHING, Observed
 from exclave.redirect.reconciler import (
-    FIGHT,
-    PAUSE,
-    WITHIN,
     Action,
     AppliedRecord,
     Redirect,
     is_wider,
     open_redirect,
     open_table,
-    pause_after,
     plan_table,
 )
 from exclave.redirect.rules.policy import RedirectPolicy, Server
@@ -398,9 +394,8 @@ def test_a_reported_change_is_repaired_at_once(tmp_path: Path, caplog: pytest.Lo
 def test_a_program_that_undoes_every_repair_slows_repairs_down(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exclave.redirect.reconciler.FIGHT", 3)
-    monkeypatch.setattr("exclave.redirect.reconciler.FIGHT", 3)
-    monkeypatch.setattr("exclave.redirect.reconciler.PAUSE", 3600.0)
+    monkeypatch.setattr("exclave.kit.tasks.backoff.FIGHT", 3)
+    monkeypatch.setattr("exclave.kit.tasks.backoff.PAUSE", 3600.0)
 
     @in_network_namespace()
     async def fought() -> None:
@@ -547,14 +542,6 @@ CASES: dict[str, tuple[RedirectPolicy | None, Observed, str | None, Action]] = {
 @pytest.mark.parametrize(("wanted", "observed", "reference", "action"), CASES.values(), ids=CASES)
 def test_decision(wanted: RedirectPolicy | None, observed: Observed, reference: str | None, action: Action) -> None:
     assert plan_table(wanted, observed, reference) is action
-
-
-def test_whoever_undoes_every_repair_is_answered_slowly() -> None:
-    moments = [float(second) for second in range(FIGHT)]
-    assert pause_after([], 0.0) == 0.0
-    assert pause_after(moments[1:], moments[-1]) == 0.0
-    assert pause_after(moments, moments[-1]) == PAUSE
-    assert pause_after(moments, moments[0] + WITHIN) == 0.0  # the first of them is too long ago
 
 
 def test_a_swap_alone_widens_nothing() -> None:

@@ -4,10 +4,11 @@ with replica(access, folder, "first", port := free_port()) as process:      # fo
     await wait_leads(port)
 """
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,18 +17,24 @@ import trio
 
 from exclave.cluster.endpoint import Access
 
+PROGRAM = (sys.executable, "-m", "exclave")
+
 
 @contextmanager
-def replica(access: Access, folder: Path, name: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def replica(
+    access: Access, folder: Path, name: str, port: int, program: Sequence[str] = PROGRAM, source: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A replica. `source`: the folder with another version of the package."""
     (folder / "ca.pem").write_text(access.ca)
     command = [
-        sys.executable, "-m", "exclave", "controller",
+        *program, "controller",
         "--server", access.servers[0],
         "--ca-file", str(folder / "ca.pem"), "--token-file", str(folder / "token"),
         "--listen", f"127.0.0.1:{port}",
     ]  # fmt: skip
+    environment = os.environ if source is None else {**os.environ, "PYTHONPATH": str(source)}
     with (folder / f"{name}.log").open("wb") as log:
-        started = subprocess.Popen(command, stderr=log)
+        started = subprocess.Popen(command, env=environment, stderr=log)
     try:
         yield started
     finally:

@@ -67,8 +67,8 @@ from exclave.ending import EndingSwitch
 from exclave.link.link import open_link
 
 async def main():
-    async with open_link(EndingSwitch()) as device:
-        print(device)
+    async with open_link(EndingSwitch()) as link:
+        print(link.device)
 
 trio.run(main)
 """

@@ -100,6 +100,14 @@ def parse_groups(options: Sequence[str] | None) -> list[str]:
     return [group for text in options or () for group in text.removeprefix("[").removesuffix("]").split(",") if group]
 
 
+def load_file(option: str, path: Path) -> bytes:
+    """The bytes of the file that an option names. Raises UsageError."""
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise UsageError(f"{option} {path}: {problem.strerror}", "name a PEM file") from None
+
+
 def load_pem(option: str, path: Path) -> str:
     """The text of the file that an option names. Raises UsageError."""
     try:

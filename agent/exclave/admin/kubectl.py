@@ -10,10 +10,12 @@ import binascii
 import json
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 from exclave.admin.kubectl_errors import KubectlAction, kubectl_error, kubectl_missing_error, kubectl_timeout_error
+from exclave.admin.objects import FIELD_MANAGER
 from exclave.api.requests import SERVICE_ACCOUNTS, Object, Resource, create_token, path_of
 from exclave.cluster.credential import is_token
 from exclave.errors import ApiRefusal, ClusterError, Fault
@@ -21,13 +23,22 @@ from exclave.kit.formats.json_text import parse_json_cut
 
 Objects = list[Object]
 
-FIELD_MANAGER = "exclave"
-
 PAGE = 500  # objects in one answer; kubectl's own number
 LONGEST_REQUEST = 60  # seconds for one request to the API server
 LONGEST_RUN = 300.0  # seconds for one run of kubectl, which may ask its user to log in
 
 _REVIEWS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", False)
+
+
+@dataclass(frozen=True)
+class KubeconfigCluster:
+    """The cluster of the admin's context; what the kubeconfig has not is empty. `ca`: the bytes of PEM."""
+
+    server: str
+    tls_name: str
+    proxy: str
+    ca: bytes
+    skips_verification: bool
 
 
 class Kubectl:
@@ -85,6 +96,11 @@ class Kubectl:
                 return found
             query = {**query, "continue": token}
 
+    def existing(self, objects: Sequence[Object]) -> Objects:
+        """Those of these objects that exist, without managedFields, in one run of kubectl."""
+        arguments = ["get", "--filename=-", "--ignore-not-found", "--output=json"]
+        return self._ask_for_many(KubectlAction("get these objects"), arguments, objects)
+
     def server_version(self) -> str:
         """The API server's version, such as v1.37.2."""
         return str(self._ask(KubectlAction("read the version"), ["get", "--raw", "/version"]).get("gitVersion", ""))
@@ -106,12 +122,15 @@ class Kubectl:
         name = str((body.get("metadata") or {}).get("name", ""))
         return self._post(KubectlAction("create", resource, namespace, name), path_of(resource, namespace), body)
 
-    def apply(self, objects: Sequence[Object], *, dry_run: bool = False) -> None:
-        """Server-side apply; overrides fields of other owners. `dry_run`: check everything, store nothing."""
-        arguments = ["apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "--filename=-", "--force-conflicts"]
+    def apply(self, objects: Sequence[Object], *, dry_run: bool = False, force: bool = True) -> Objects:
+        """Server-side apply; returns the objects as they are then. `dry_run`: check everything, store nothing.
+
+        `force`: override fields of other owners. Otherwise these raise FieldConflicts.
+        """
+        arguments = ["apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "--filename=-", "--output=json"]
+        arguments += ["--force-conflicts"] if force else []
         arguments += ["--dry-run=server"] if dry_run else []
-        body = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-        self._run(KubectlAction("apply these objects"), arguments, body)
+        return self._ask_for_many(KubectlAction("apply these objects"), arguments, objects)
 
     def patch(self, resource: Resource, namespace: str | None, name: str, body: Object) -> Object:
         """Merge into an object (RFC 7386): null removes a key, lists are replaced whole."""
@@ -142,14 +161,15 @@ class Kubectl:
 
     # The kubeconfig: only the cluster's address and CA, for join tokens, and the namespace are read.
 
-    def cluster(self) -> tuple[str, str]:
-        """The API server's URL and its CA (PEM); each is "" if the kubeconfig has none."""
+    def cluster(self) -> KubeconfigCluster:
+        """How kubectl reaches the API server."""
         cluster = _first(self._config(), "clusters", "cluster")
         try:
-            ca = base64.b64decode(cluster.get("certificate-authority-data") or "", validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            ca = ""
-        return str(cluster.get("server") or ""), ca
+            ca = base64.b64decode(cluster.get("certificate-authority-data") or "", validate=True)
+        except (binascii.Error, ValueError):
+            ca = b"damaged"
+        server, name, proxy = (str(cluster.get(key) or "") for key in ("server", "tls-server-name", "proxy-url"))
+        return KubeconfigCluster(server, name, proxy, ca, bool(cluster.get("insecure-skip-tls-verify")))
 
     def namespace(self) -> str:
         """The context's namespace, or `default` as in kubectl."""
@@ -168,7 +188,9 @@ class Kubectl:
         return self._ask(action, ["create", "--raw", path, "--filename=-"], body)
 
     def _ask(self, action: KubectlAction, arguments: Sequence[str], body: Object | None = None) -> Object:
-        output = self._run(action, arguments, body)
+        return self._parse(action, self._run(action, arguments, body))
+
+    def _parse(self, action: KubectlAction, output: str) -> Object:
         try:
             answer, _ = parse_json_cut(output.encode())  # with --raw, managedFields of any depth come with the objects
         except ValueError:
@@ -176,6 +198,14 @@ class Kubectl:
         if not isinstance(answer, dict):
             raise _answer_error(f"did not answer in JSON when asked to {action}")
         return answer
+
+    def _ask_for_many(self, action: KubectlAction, arguments: Sequence[str], objects: Sequence[Object]) -> Objects:
+        """Ask about these objects. kubectl answers with a List, with one object, or with nothing."""
+        body = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        if not (output := self._run(action, arguments, body)).strip():
+            return []
+        answer = self._parse(action, output)
+        return list(answer.get("items") or ()) if answer.get("kind") == "List" else [answer]
 
     def _run(self, action: KubectlAction, arguments: Sequence[str], body: Object | None = None) -> str:
         try:

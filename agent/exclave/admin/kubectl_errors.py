@@ -33,6 +33,14 @@ STATUSES = {
 
 _FROM_SERVER = re.compile(r"^Error from server(?: \((?P<reason>[A-Za-z]+)\))?: (?P<text>.*)", re.DOTALL | re.MULTILINE)
 _INVALID = re.compile(r'^(?P<text>The \S+ "[^"]*" is invalid: .*)', re.DOTALL | re.MULTILINE)
+_CONFLICTS = re.compile(
+    r"Apply failed with \d+ conflicts?: (.*?)(?:^Please review the fields above|\Z)", re.DOTALL | re.M
+)
+_OWNER = re.compile(
+    r'conflicts? with "(?P<manager>[^"\n]*)"(?: with subresource "[^"\n]*")?(?P<update> using \S+(?: at \S+Z)?)?:'
+    r"(?P<fields>.*?)(?=\n?conflicts? with \"|\Z)",
+    re.DOTALL,
+)
 _UNAUTHORIZED = "You must be logged in to the server"
 _NO_SUCH_TYPE = "the server could not find the requested resource"
 _NOISE = re.compile(r"^(Warning: .*|[EIW]\d{4} [\d:.]+ .*)$", re.MULTILINE)
@@ -74,9 +82,47 @@ class KubectlAction:
         return f" in namespace {self.namespace}" if self.namespace else ""
 
 
+@dataclass(frozen=True)
+class FieldOwner:
+    """A program that has set fields of an object. `applies`: by server-side apply, so it will set them again."""
+
+    manager: str
+    fields: tuple[str, ...]
+    applies: bool
+
+
+class FieldConflicts(ApiRefusal):
+    """A server-side apply without force would change fields that these programs have set."""
+
+    def __init__(self, owners: tuple[FieldOwner, ...]) -> None:
+        names = ", ".join(dict.fromkeys(one.manager for one in owners))
+        problem = f"the API server did not apply these objects: other programs have set fields of them: {names}"
+        super().__init__(409, "Conflict", problem, "look at the managedFields of the objects, then try again")
+        self.owners = owners
+
+
+def field_owners(stderr: str) -> tuple[FieldOwner, ...]:
+    """The owners in kubectl's message about conflicts; empty if it is about something else.
+
+    Source: NewConflictError in k8s.io/apimachinery/pkg/util/managedfields/internal/conflict.go: "using" and a version
+    follow the names of programs that update.
+    """
+    return tuple(
+        FieldOwner(
+            owner["manager"],
+            tuple(line.strip().removeprefix("- ") for line in owner["fields"].strip().splitlines()),
+            applies=owner["update"] is None,
+        )
+        for conflicts in _CONFLICTS.findall(stderr)
+        for owner in _OWNER.finditer(conflicts)
+    )
+
+
 def kubectl_error(action: KubectlAction, stderr: str) -> ExclaveError:
     """The error for kubectl's standard error."""
     stderr = _NOISE.sub("", stderr).strip()
+    if owners := field_owners(stderr):
+        return FieldConflicts(owners)
     if found := _FROM_SERVER.search(stderr):
         reason, text = found["reason"] or "", " ".join(found["text"].split())
     elif found := _INVALID.search(stderr):

@@ -14,6 +14,7 @@ from exclave.api import requests as kinds
 from exclave.api.definitions.manifests import admission_objects, custom_resource_definitions
 from exclave.api.names import (
     EXPIRES,
+    ISSUER,
     accounts_namespace,
     parse_member_name,
 )
@@ -21,11 +22,13 @@ from exclave.api.requests import Object, Resource
 from exclave.kit.formats.times import rfc3339
 from exclave.kit.formats.yaml_template import fill_template
 
+FIELD_MANAGER = "exclave"
+"""Who `install` and `upgrade` are for server-side apply."""
+
 REPOSITORY = "ghcr.io/exclave/controller"
 IMAGE = f"{REPOSITORY}:{__version__}"
 """The controller's image of this version. A new version rolls the Deployment out, because the image changes."""
 
-ISSUER = "exclave-issuer"
 LINKERDS_ISSUER = "linkerd-identity-issuer"
 CREDENTIAL_LIFE = "exclave.dev/credential-life"
 """Annotation of the controller's namespace: seconds that a machine's credential lives in this cluster, as measured."""

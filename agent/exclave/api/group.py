@@ -32,6 +32,7 @@ INBOUND_POLICIES = (
 
 LONGEST_CERTIFICATE = 720 * 3600.0  # seconds: a certificate cannot be revoked, only end
 MOST_FAILURES = 2**31 - 1  # of a probe in a row
+MOST_CORES = 1024  # as in config.toml
 MOST_LISTED = 100  # networks, labels, ports, probes
 
 LIMITS: Mapping[str, tuple[float, float]] = {
@@ -82,7 +83,10 @@ class FailurePolicy:
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """A WorkloadGroup's spec with all defaults applied; durations in seconds."""
+    """A WorkloadGroup's spec with all defaults applied; durations in seconds.
+
+    `proxy_cores`: threads of its members' proxies that carry traffic; None: as many as Linkerd sets for pods.
+    """
 
     service_account: str
     networks: tuple[str, ...]
@@ -94,6 +98,7 @@ class GroupSpec:
     probes: tuple[Probe, ...] = ()
     failure: FailurePolicy = FailurePolicy()
     forget_after: float = 720 * 3600.0
+    proxy_cores: int | None = None
 
 
 def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
@@ -117,6 +122,7 @@ def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
             fields.one_of(failure, "inbound", "closed", "open"),
         ),
         forget_after=_limited(spec, "forgetAfter", "720h"),
+        proxy_cores=None if spec.get("proxyCores") is None else fields.whole(spec, "proxyCores", 1, MOST_CORES),
     )
     for key, value in group.labels.items():
         if not isinstance(value, str) or not is_label_key(key) or not is_label_value(value):
@@ -153,6 +159,7 @@ def render_group(group: GroupSpec) -> dict[str, Any]:
             "inbound": group.failure.inbound,
         },
         "forgetAfter": format_duration(group.forget_after),
+        "proxyCores": group.proxy_cores,
     }
 
 

@@ -1,7 +1,8 @@
 """The join token: one line that lets a machine become a member of one group. No error here quotes it. Pure.
 
 Format: `exclave1_` (1: the version) and base64url without padding of zlib of compact JSON; unknown keys are ignored.
-The CA is always inside, since a root that a server does not send in its handshake cannot be checked by hash.
+The CA is inside, since a root that a server does not send in its handshake cannot be checked by hash; without one,
+the machine's own CAs count.
 The JWT's subject names the Members that it may create: `system:serviceaccount:<ns>-vms:<group>.join.<id>-<uses>`,
 or `….rejoin.<id>-<number>` for one named member. Only the API server verifies it.
 """
@@ -17,12 +18,15 @@ from dataclasses import dataclass, field
 from exclave.api.jwt import read_claims_untrusted
 from exclave.errors import Fault, TokenError
 from exclave.kit.formats.json_text import parse_json
+from exclave.kit.formats.proxy_url import check_proxy_url
 from exclave.kit.formats.times import epoch, rfc3339
 
 PREFIX = "exclave1_"
+MOST_LINE = 32 * 1024  # characters of a new one: it must fit into clipboards, cloud-init and systemd credentials
 MOST_UNPACKED = 64 * 1024  # bytes; more is refused before it is unpacked
 
 _ANY_PREFIX = re.compile(r"exclave(\d+)_")
+_HOST = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._:]{0,251}[A-Za-z0-9])?", re.ASCII)
 _ACCOUNT = re.compile(
     r"(?P<group>[a-z0-9](?:[-a-z0-9]{0,38}[a-z0-9])?)[.](?P<kind>join|rejoin)[.](?P<id>[a-z0-9]{5})-(?P<uses>[1-9][0-9]{0,2})"
 )
@@ -34,12 +38,14 @@ class JoinToken:
     """The content of a join token."""
 
     servers: tuple[str, ...]  # https URLs
-    ca: str  # PEM
+    ca: str  # PEM; "": the CAs that the machine trusts
     namespace: str
     group: str
     token: str = field(repr=False)  # a Kubernetes JWT
     expires: float  # epoch seconds, for messages only
     proxy_image: str = ""  # that the cluster runs, for a machine without a proxy; "" if it is unknown
+    tls_name: str = ""  # of the servers' certificates, "": the one in each URL
+    proxy: str = ""  # URL of an HTTP proxy to the servers
 
     @property
     def account(self) -> str:
@@ -80,7 +86,7 @@ def order_of_trial(names: tuple[str, ...], nonce: str) -> tuple[str, ...]:
 
 
 def encode_token(token: JoinToken) -> str:
-    """The token as its one line."""
+    """The token as its one line. Raises ValueError if it would be too large."""
     tree = {
         "servers": list(token.servers),
         "ca": token.ca,
@@ -90,8 +96,12 @@ def encode_token(token: JoinToken) -> str:
         "expires": rfc3339(token.expires),
         **({"proxyImage": token.proxy_image} if token.proxy_image else {}),
     }
-    packed = zlib.compress(json.dumps(tree, separators=(",", ":")).encode(), 9)
-    return PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("=")
+    tree |= {key: text for key, text in (("tlsName", token.tls_name), ("proxy", token.proxy)) if text}
+    content = json.dumps(tree, separators=(",", ":")).encode()
+    line = PREFIX + base64.urlsafe_b64encode(zlib.compress(content, 9)).decode().rstrip("=")
+    if len(content) > MOST_UNPACKED or len(line) > MOST_LINE:
+        raise ValueError(f"it would have {len(line)} characters; at most {MOST_LINE} were expected")
+    return line
 
 
 def decode_token(text: str) -> JoinToken:
@@ -131,18 +141,33 @@ def _parse(content: bytes) -> JoinToken:
             raise TypeError
         texts = [tree[key] for key in ("namespace", "group", "token", "expires")]
         expires, image = epoch(texts[3]), tree.get("proxyImage", "")
-        if expires is None or not all(isinstance(text, str) and text for text in [ca, *texts, *servers]) or not servers:
+        more = [tree.get("tlsName", ""), tree.get("proxy", "")]
+        if expires is None or not all(isinstance(text, str) and text for text in [*texts, *servers]) or not servers:
             raise ValueError
-        if not isinstance(image, str):
+        if not all(isinstance(text, str) for text in [ca, image, *more]):
             raise TypeError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _malformed("the join token lacks something that every join token holds") from None
     if not all(server.startswith("https://") for server in servers):
         raise _malformed("the join token names a server that is not reached by https")
-    token = JoinToken(tuple(servers), ca, texts[0], texts[1], texts[2], expires, image)
+    if (more[0] and not is_host(more[0])) or not _is_proxy(more[1]):
+        raise _malformed("the join token names a proxy or a TLS name that is none")
+    token = JoinToken(tuple(servers), ca, texts[0], texts[1], texts[2], expires, image, *more)
     if token.account.split(".")[0] != token.group:
         raise _malformed("the join token is for one group and the account inside for another")
     return token
+
+
+def is_host(text: str) -> bool:
+    """True for a name or an address that a certificate may have."""
+    return _HOST.fullmatch(text) is not None
+
+
+def _is_proxy(text: str) -> bool:
+    try:
+        return not text or check_proxy_url(text) == text
+    except ValueError:
+        return False
 
 
 def _malformed(message: str) -> TokenError:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from exclave.api.malformed import mapping_in
+from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.names import RENEW
 from exclave.api.requests import LEASES, MEMBERS, Object, Request, patch
 from exclave.kit.formats.times import rfc3339, rfc3339_micro
@@ -98,6 +98,7 @@ class MemberView:
     cloned: Condition | None = None
     certified: Condition | None = None
     mark: str = ""
+    live_since: str = ""  # when `live` changed last
 
 
 def member_object(
@@ -165,7 +166,13 @@ def view_member(found: Object) -> MemberView:
         cloned=conditions.get(CLONED),
         certified=conditions.get(CERTIFIED),
         mark=_text(status, "mark"),
+        live_since=_transition_time(status, LIVE),
     )
+
+
+def _transition_time(status: Mapping[str, Any], kind: str) -> str:
+    times = (_text(one, "lastTransitionTime") for one in mappings_in(status, "conditions") if one.get("type") == kind)
+    return next(times, "")
 
 
 def condition_of(found: Object | None, kind: str) -> Condition | None:

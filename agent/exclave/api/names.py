@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 CONTROLLER = "exclave-controller"  # the controller's ServiceAccount, Deployment and Roles
+ISSUER = "exclave-issuer"  # the issuer's Secret, Certificate (cert-manager) and Role
 MACHINES = "exclave-machines"  # the Roles of machines, and their bindings
 ELECTION = "exclave-controller"  # the Lease that elects one of the controller's replicas
 SETTINGS_KEY = "settings.json"  # in the ConfigMap with a group's settings
@@ -15,6 +16,7 @@ ADMISSION_POLICY_NAMES = ("exclave-guard", "exclave-controller")
 # Labels.
 ACCOUNTS_LABEL = "exclave.dev/machines"  # of a namespace with machines' accounts: the group's namespace
 GROUPS_LABEL = "exclave.dev/accounts"  # of a namespace with groups: the namespace of their machines' accounts
+INSTALLATION = "exclave.dev/installation"  # of all that `install` makes: the controller's namespace
 GROUP_LABEL = "exclave.dev/group"  # of an ExternalWorkload that belongs to a member of the group
 
 # Finalizers.
@@ -27,7 +29,8 @@ RENEW = "exclave.dev/renew"  # of a Member that an admin asked to renew its cert
 CORDONED = "exclave.dev/cordoned"  # of a Member that an admin took out of service for a while: "true"
 EXPIRES = "exclave.dev/expires"  # of a join account: the end of its token, RFC 3339
 
-# Of a WorkloadGroup: the names of RoleBindings of others that an admin has accepted among its machines' accounts.
+# The names of RoleBindings of others that an admin has accepted. Of a WorkloadGroup: those among its machines'
+# accounts. Of the controller's namespace: those in it.
 ADOPTED = "exclave.dev/adopted"
 
 DRAIN = 10.0  # seconds between the withdrawal of the ports and the deletion of the ExternalWorkload

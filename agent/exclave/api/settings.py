@@ -13,14 +13,12 @@ from typing import Any
 
 from exclave.api import fields
 from exclave.api.fields import LONGEST, FieldError
-from exclave.api.group import GroupSpec, parse_group, render_group
+from exclave.api.group import MOST_CORES, GroupSpec, parse_group, render_group
 from exclave.api.identity import MeshIdentity, server_name
 from exclave.kit.formats.json_text import parse_json
 
 VERSION = 1
 NOT_THE_CONTROLLERS = "holds other settings than the controller has written: find out who changes it"
-
-MOST_WORKERS = 1024  # as in config.toml
 
 PARAMETER_NAME = re.compile(r"(INBOUND|OUTBOUND)_SERVER_HTTP2_[A-Z0-9_]{1,64}")
 PARAMETER_VALUE = re.compile(r"[A-Za-z0-9.]{1,32}")
@@ -80,6 +78,10 @@ class ControlPlane:
     policy: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
 
+    def has(self, address: str) -> bool:
+        """True if one of these pods has the address."""
+        return address in (*self.destination, *self.policy, *self.dns)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -93,6 +95,7 @@ class Settings:
     control_plane: ControlPlane
     heartbeat: float  # seconds between Lease renewals
     group: GroupSpec
+    server_ca: str = ""  # PEM of the API server's CAs, as pods trust them; "" if an older controller has published it
 
     @property
     def identity(self) -> MeshIdentity:
@@ -142,6 +145,7 @@ def render_settings(settings: Settings) -> str:
             },
             "heartbeat": settings.heartbeat,
             "group": render_group(settings.group),
+            "serverCA": settings.server_ca,
         },
         sort_keys=True,
         separators=(",", ":"),
@@ -152,8 +156,8 @@ def _workers(linkerd: Mapping[str, Any]) -> Workers:
     tree = fields.need(linkerd, "workers", dict, "linkerd.")
     try:
         return Workers(
-            fields.whole(tree, "minimum", 1, MOST_WORKERS),
-            fields.whole(tree, "maximum", 1, MOST_WORKERS) if "maximum" in tree else None,
+            fields.whole(tree, "minimum", 1, MOST_CORES),
+            fields.whole(tree, "maximum", 1, MOST_CORES) if "maximum" in tree else None,
             fields.number(tree, "ratio", 1.0, least=0.0, most=1.0) if "ratio" in tree else None,
         )
     except FieldError as problem:
@@ -198,10 +202,13 @@ def parse_settings(text: str) -> Settings:
     except FieldError as problem:
         raise FieldError(f"group.{problem}") from None
     anchors = fields.text(tree, "anchors", lines=True)
-    try:
-        read_blocks(anchors)
-    except ValueError:
-        raise FieldError("anchors: certificates in PEM were expected") from None
+    server_ca = fields.text(tree, "serverCA", lines=True) if tree.get("serverCA", "") != "" else ""
+    for name_of, pem in (("anchors", anchors), ("serverCA", server_ca)):
+        try:
+            if pem:
+                read_blocks(pem)
+        except ValueError:
+            raise FieldError(f"{name_of}: certificates in PEM were expected") from None
     return Settings(
         namespace=fields.text(tree, "namespace"),
         group_name=name,
@@ -228,4 +235,5 @@ def parse_settings(text: str) -> Settings:
         ),
         heartbeat=fields.number(tree, "heartbeat", 10.0, least=1.0, most=LONGEST),
         group=spec,
+        server_ca=server_ca,
     )

@@ -24,7 +24,9 @@ from exclave.control.client import NoAgent, query_agent, send_command
 from exclave.daemon.leave_preview import preview_leave
 from exclave.daemon.teardown import clean_up, depart, forget_everything, hold_join_lock
 from exclave.errors import ExclaveError, Fault, HostError, error_object
+from exclave.firewall.observer import find_blocked_before_join
 from exclave.host_check.check import can_change_network, check_host
+from exclave.host_check.mounts import find_mount_warnings
 from exclave.join.join import join
 from exclave.kit.formats.times import format_duration
 from exclave.kit.host.files import hold_lock, remove_folder
@@ -151,8 +153,29 @@ def _check(token: str, config: Config) -> None:
 async def _check_machine(config: Config) -> None:
     # exclave-join.service has no capabilities, and the agent has checked the host when it started.
     if can_change_network() or not _is_agent_running(config.paths.runtime):
-        for warning in await check_host(config.proxy.binary):
+        for warning in [*await check_host(config.proxy.binary), *await find_mount_warnings(config.redirect)]:
             print_err(f"warning: {warning}")
+
+
+def check_machine(config: Config, *, in_json: bool) -> int:
+    """Check before a join whether this host can be a member, and print warnings.
+
+    Returns 3 if pods could not get in, else 0. Raises ExclaveError if it cannot be one.
+    """
+
+    async def check() -> tuple[list[str], bool]:
+        warnings = [*await check_host(config.proxy.binary), *await find_mount_warnings(config.redirect)]
+        await check_proxy(config.proxy, config.paths.runtime)
+        blocked = await find_blocked_before_join()
+        return list(dict.fromkeys([*warnings, *([blocked.text] if blocked is not None else [])])), blocked is not None
+
+    warnings, is_blocked = _run(check)
+    if in_json:
+        print_json({"warnings": warnings, "reachable": not is_blocked})
+    else:
+        print_out(*(f"warning: {warning}" for warning in warnings))
+        print_out("pods could not get in" if is_blocked else "this machine can be a member")
+    return 3 if is_blocked else 0
 
 
 def _is_agent_running(runtime: Path) -> bool:

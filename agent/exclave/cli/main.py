@@ -13,6 +13,7 @@ from typing import Any
 
 from exclave import __version__
 from exclave.cli.config_text import help_text
+from exclave.cli.process_settings import set_process
 from exclave.config import DEFAULT_PATH, Config, load_config, salvage_config
 from exclave.errors import Fault, HostError, UsageError, error_object
 from exclave.kit.formats.host_port import join_host_port, split_host_port
@@ -65,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     # A machine is ready some 4 s after it has joined. A slow one gets 15 times as long, and no script waits for ever.
     waits.add_argument("--timeout", type=parse_duration, default=60.0, metavar="TIME", help=longest)
     waits.add_argument("--no-wait", action="store_true", help="return when the credential is stored")
+    checked = "exit status: 3 its firewall would keep pods out, or the code of what is wrong"
+    check = add("check", _check, f"check before a join that this machine can be a member; {checked}")
     leave = add("leave", _leave, "leave the mesh and remove everything that exclave made here")
     leave.add_argument("--dry-run", action="store_true", help="print what would be ended and removed; change nothing")
     confirm = add("confirm", _confirm, "make rules permanent that were made with --confirm")
@@ -88,9 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     add("demo", _demo, "play the demo on this machine, in network namespaces")
     add("admin", _admin, "manage groups, join tokens and members through kubectl")
     default = f"default {DEFAULT_PATH}"
-    for command in (run, join, confirm, renew, leave, status, wait, reload, explain, cleanup, *proxies):
+    for command in (run, join, check, confirm, renew, leave, status, wait, reload, explain, cleanup, *proxies):
         command.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=default)
-    for command in (join, confirm, renew, leave, status, wait, reload, explain, cleanup, *proxies):
+    for command in (join, check, confirm, renew, leave, status, wait, reload, explain, cleanup, *proxies):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -228,6 +231,7 @@ def _wait_for_packages(problem: ImportError | HostError, options: argparse.Names
 
 def _run_agent(options: argparse.Namespace) -> bool:
     _require_root("running the agent")
+    os.umask(0o077)
     check_packages()
     import faulthandler
     import time
@@ -363,6 +367,14 @@ def _reload(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check(options: argparse.Namespace) -> int:
+    _require_root("checking this machine")
+    check_packages()
+    from exclave.cli.commands import check_machine
+
+    return check_machine(load_config(options.config), in_json=options.json)
+
+
 def _explain(options: argparse.Namespace) -> int:
     _require_root("explaining")
     import trio
@@ -453,7 +465,7 @@ def _controller(options: argparse.Namespace) -> int:
         hint = "name it with --server, --ca-file and --token-file"
         raise UsageError(f"the API server is not known: {problem}", hint) from None
     where, _, secret = options.issuer.rpartition("/")
-    place = Locations(options.namespace, options.linkerd_namespace, where or None, secret)
+    place = Locations(options.namespace, options.linkerd_namespace, where or None, secret, options.ca_file)
     try:
         listen = split_host_port(options.listen, lowest=0) if options.listen else None
     except ValueError as problem:
@@ -499,6 +511,7 @@ def _import_part(name: str, absence: str, hint: str) -> Callable[[Sequence[str]]
 def _require_root(action: str) -> None:
     if os.geteuid() != 0:
         raise HostError(Fault.NO_PRIVILEGE, f"{action} needs root", f"run it as root: sudo {' '.join(sys.argv[:2])}")
+    set_process(os.environ)
 
 
 def _open_log(fields: Mapping[str, str]) -> None:

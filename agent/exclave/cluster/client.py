@@ -75,6 +75,10 @@ class Cluster:
         """Seconds by which the server's clock (HTTP Date) was ahead of ours at the last answer."""
         return self._exchange.skew
 
+    def trust(self, ca: str) -> None:
+        """Trust these CAs (PEM) from the next connection on. Raises ClusterError if they cannot be read."""
+        self._exchange.trust(ca)
+
     def drop_connections(self) -> None:
         """Drop every connection: this machine has lost the address that they use."""
         self._exchange.drop_connections()
@@ -103,18 +107,24 @@ class Cluster:
 
     @asynccontextmanager
     async def watch(
-        self, resource: Resource, namespace: str | None, name: str | None = None, labels: str = ""
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str | None = None,
+        labels: str = "",
+        trim: Callable[[Object], Object] | None = None,
     ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
         """Follow all objects in a namespace (None: in all), or the one called `name`, while the block runs.
 
-        `labels` (a label selector) leaves out other objects; one that loses its labels is Removed.
+        `labels` (a label selector) leaves out other objects; one that loses its labels is Removed. `trim` returns what
+        is needed of an object: each may have 1.5 MB, and all of a collection are in memory.
 
         No event is lost. The first is Listed, or for one object Upserted or Removed. Raises ApiRefusal.
         """
         deliver, events = trio.open_memory_channel[WatchEvent](0)
         what = f"{resource.plural} {name or ''}".rstrip()
         report_loop = partial(self._report_loop, f"{what} in {namespace}" if namespace else what)
-        machine = WatchMachine(resource, namespace, name, labels=labels, read=self._exchange.reader.read)
+        machine = WatchMachine(resource, namespace, name, labels=labels, trim=trim, read=self._exchange.reader.read)
         follower = _Follower(self._exchange, machine, deliver, self._draw, report_loop)
         async with open_bare_nursery() as nursery:
             nursery.start_soon(follower.run, f"to watch {what}")

@@ -10,16 +10,28 @@ from exclave.errors import ClusterError, Fault
 CONNECT = 5.0  # seconds for TCP and TLS to be set up
 WHOLE = 30.0  # seconds for one request to one server, with everything
 
-CauseKind = Literal["refused", "timeout", "name", "tls-ca", "tls-other", "other"]  # `ClusterError.cause_kind`
+CauseKind = Literal["refused", "timeout", "name", "tls-ca", "tls-other", "proxy", "other"]  # `ClusterError.cause_kind`
 
 # The most informative first: of several servers, a certificate of another CA matters more than a missing answer.
-_RANKED: tuple[CauseKind, ...] = ("tls-ca", "tls-other", "refused", "timeout", "name", "other")
+_RANKED: tuple[CauseKind, ...] = ("tls-ca", "tls-other", "proxy", "refused", "timeout", "name", "other")
 
 # Verification errors of OpenSSL (include/openssl/x509_vfy.h) that mean: signed by another CA.
 _FOREIGN_CA = {2, 7, 18, 19, 20, 21, 24, 30, 31}
 _NOT_YET_VALID, _EXPIRED, _WRONG_HOST, _WRONG_ADDRESS = 9, 10, 62, 64
 
 _UNREACHABLE_HINT = "check that the API server runs and that this machine has a route and a free way to it"
+_NO_WAY_HINT = (
+    f"{_UNREACHABLE_HINT}; if it reaches other networks only through an HTTP proxy, name that: cluster.proxy in "
+    "/etc/exclave/config.toml"
+)
+_NAME_HINT = (
+    "check this machine's DNS settings; if only an HTTP proxy resolves that name, name the proxy: cluster.proxy in "
+    "/etc/exclave/config.toml"
+)
+PROXY_HINT = (
+    "write USER:PASSWORD into a file that only root can read (mode 0600), and name the file: "
+    "cluster.proxy_credentials in /etc/exclave/config.toml"
+)
 
 
 @dataclass(frozen=True)
@@ -31,35 +43,42 @@ class Failure:
     hint: str
 
 
-def explain(problem: BaseException, server: str, host: str) -> Failure:
-    """Translate an exception of a request to `server`; `host` is the name in its URL."""
+def explain(problem: BaseException, server: str, host: str, proxy: str = "", *, has_own_ca: bool = True) -> Failure:
+    """Translate an exception of a request to `server`; `host` is the name that its certificate must have.
+
+    `proxy`: URL of the HTTP proxy, "" without one. `has_own_ca`: the join token has the CA.
+    """
     chain = list(_chain(problem))
+    if proxy:
+        if (failure := _proxy_failure(chain, server, proxy)) is not None:
+            return failure
+        server = f"{server} (through {proxy})"
     # httpx's failures often have no text. Types are recognised by their names, so this module imports no client.
     for link in chain:
         if isinstance(link, ssl.SSLCertVerificationError):
-            return _bad_certificate(link, server, host)
+            return _bad_certificate(link, server, host, has_own_ca=has_own_ca)
     for link in chain:
         names = {base.__name__ for base in type(link).__mro__}
         if "ConnectionRefusedError" in names:
             return Failure("refused", f"{server} refuses connections: no API server listens there", _UNREACHABLE_HINT)
         if "gaierror" in names:
-            return Failure("name", f"{server}: the name {host} was not resolved", "check this machine's DNS settings")
+            return Failure("name", f"{server}: the name {host} was not resolved", _NAME_HINT)
         if "ConnectTimeout" in names:
             return no_connection(server)
         if names & {"TimeoutException", "TooSlowError"}:
             return no_answer(server)
         if "TimeoutError" in names:
-            return Failure("timeout", f"{server}: the connection timed out", _UNREACHABLE_HINT)
+            return Failure("timeout", f"{server}: the connection timed out", _NO_WAY_HINT)
     for link in chain:
         if isinstance(link, ssl.SSLError):
             text = f"{server}: TLS was expected, the handshake failed: {link.reason or 'no reason given'}"
             return Failure("tls-other", text, "check that the URL is the API server's and that no proxy is in between")
-    return Failure("other", f"{server}: the connection failed: {_safe_words(chain)}", _UNREACHABLE_HINT)
+    return Failure("other", f"{server}: the connection failed: {_safe_words(chain)}", _NO_WAY_HINT)
 
 
 def no_connection(server: str) -> Failure:
     """The failure of a connection that was not made in time."""
-    return Failure("timeout", f"{server}: no connection within {CONNECT:.0f} s", _UNREACHABLE_HINT)
+    return Failure("timeout", f"{server}: no connection within {CONNECT:.0f} s", _NO_WAY_HINT)
 
 
 def no_answer(server: str) -> Failure:
@@ -92,8 +111,36 @@ def unreachable(failures: Sequence[Failure]) -> ClusterError:
     return error
 
 
-def _bad_certificate(problem: ssl.SSLCertVerificationError, server: str, host: str) -> Failure:
+def _proxy_failure(chain: Sequence[BaseException], server: str, proxy: str) -> Failure | None:
+    """A failure to reach the proxy, or one that it reports; None if the failure is another one."""
+    for link in chain:
+        names = {base.__name__ for base in type(link).__mro__}
+        if "ProxyError" in names:
+            status = str(link).partition(" ")[0]  # the rest is the proxy's own text
+            if status in ("401", "407"):  # tinyproxy answers 401 to a wrong password
+                return Failure("proxy", f"{server}: the HTTP proxy {proxy} demands another login", PROXY_HINT)
+            answer = status if status.isdecimal() else "no HTTP status"
+            text = f"{server}: the HTTP proxy {proxy} answered {answer} to CONNECT"
+            return Failure("proxy", text, "check that the proxy may connect to that server, and that the server runs")
+        if "ConnectionRefusedError" in names:
+            text = f"{server}: the HTTP proxy {proxy} refuses connections"
+            return Failure("proxy", text, "check that the proxy runs, and its name: cluster.proxy, or https_proxy")
+        if "gaierror" in names:
+            text = f"{server}: the name of the HTTP proxy {proxy} was not resolved"
+            return Failure(
+                "proxy", text, "check this machine's DNS settings, and the name: cluster.proxy, or https_proxy"
+            )
+    return None
+
+
+def _bad_certificate(problem: ssl.SSLCertVerificationError, server: str, host: str, *, has_own_ca: bool) -> Failure:
     code = problem.verify_code
+    if code in _FOREIGN_CA and not has_own_ca:
+        return Failure(
+            "tls-ca",
+            f"{server}: its certificate is not signed by a CA that this machine trusts",
+            "install that CA here (Debian: ca-certificates), or make a join token that has it: --ca-file",
+        )
     if code in _FOREIGN_CA:
         return Failure(
             "tls-ca",

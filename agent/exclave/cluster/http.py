@@ -7,7 +7,9 @@ import contextlib
 import json
 import logging
 import math
+import os
 import ssl
+import stat
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -27,6 +29,7 @@ from exclave.cluster.credential import is_token, token_subject
 from exclave.cluster.endpoint import Access, host_and_port, in_turn
 from exclave.cluster.failure import (
     CONNECT,
+    PROXY_HINT,
     WHOLE,
     Failure,
     explain,
@@ -35,7 +38,9 @@ from exclave.cluster.failure import (
     not_kubernetes,
     unreachable,
 )
+from exclave.cluster.http_proxy import MOST_LOGIN, HttpProxy, split_login
 from exclave.errors import ClusterError, Fault
+from exclave.kit.formats.host_port import join_host_port
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
@@ -133,10 +138,22 @@ Called when it is the request's turn, and again before its first byte is sent.
 class _Client:
     """An httpx client. `users`: requests under way on it. A retired client is closed by its last user."""
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
-        self.http = make_client(tls)
+    def __init__(self, tls: ssl.SSLContext, access: Access) -> None:
+        self._tls, self._access = tls, access
+        self._http: httpx.AsyncClient | None = None
         self.users = 0
         self.is_retired = False
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """Made at the first use. Raises ClusterError if the proxy's login cannot be read."""
+        if self._http is None:
+            self._http = make_client(self._tls, self._access)
+        return self._http
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await _close(self._http)
 
 
 class _Call:
@@ -166,7 +183,8 @@ class Exchange:
         self._now = now
         self._nursery = nursery
         self._tls = tls
-        self._client = _Client(self._tls)
+        self._trusted = access.ca
+        self._client = _Client(self._tls, access)
         self._room = trio.Semaphore(AT_ONCE)
         self._scopes: set[trio.CancelScope] = set()
         self._answers: set[trio.CancelScope] = set()  # of requests that wait for an answer
@@ -187,16 +205,26 @@ class Exchange:
     @asynccontextmanager
     async def open_stream(self, request: Request) -> AsyncIterator[AsyncIterator[bytes]]:
         """The bytes of a response that continues. Opening and reading raise as `answer` does."""
-        client, socket = make_client(self._tls), None
+        client, socket = make_client(self._tls, self._access), None
         try:
             server, response = await self._try_each(partial(self._open, client, request))
             if (socket := _enable_keepalive(response)) is not None:
                 self._streams.add(socket)
-            async with aclosing(_bytes_of(response, server)) as received:
+            async with aclosing(_bytes_of(response, partial(self._explain, server=server))) as received:
                 yield received
         finally:
             self._streams.discard(socket)
             await _close(client)
+
+    def trust(self, ca: str) -> None:
+        """Trust these CAs (PEM) for new connections. Raises ClusterError if they cannot be read."""
+        if ca != self._trusted:
+            self._tls = make_tls(ca, self._access.tls_name)
+            self._trusted = ca
+            client = self._client
+            self._retire(client)
+            if client.users == 0:
+                self._nursery.start_soon(_discard, client)
 
     def drop_connections(self) -> None:
         """Drop every connection: without the machine's former address, each would be silent for half a minute.
@@ -211,7 +239,7 @@ class Exchange:
         client = self._client
         self._retire(client)
         if client.users == 0:
-            self._nursery.start_soon(_discard, client.http)
+            self._nursery.start_soon(_discard, client)
 
     async def finish(self) -> None:
         """Let the requests under way end within `CLOSING` seconds; then close the connections."""
@@ -220,7 +248,7 @@ class Exchange:
         client = self._client
         client.is_retired = True
         if client.users == 0:
-            await _close(client.http)
+            await client.close()
 
     async def _run_to_end(self, request: Request, fence: Fence | None, call: _Call) -> None:
         # Each server has its own limit, and so has closing its client; this one is never reached.
@@ -250,23 +278,26 @@ class Exchange:
         holds = WHOLE if fence is None else min(WHOLE, fence())
         token = self._read_token(request)
         client = self._client
+        http = client.http
         client.users += 1  # until `finally`: nothing in between may raise
         try:
             with trio.move_on_after(holds) as whole:
                 self._answers.add(whole)
-                built = self._built(client.http, server, request, token, fence)
-                response = await client.http.send(built, stream=True)
+                built = self._built(http, server, request, token, fence)
+                response = await http.send(built, stream=True)
                 return self._judged(server, request, response, await _body_of(response, request), token)
             assert whole.cancelled_caught
             self._retire(client)
             return self._failed(request, no_answer(server))
         except (httpx.HTTPError, httpx.StreamError, OSError) as problem:
-            return self._failed(request, explain(problem, server, host_and_port(server)[0]))
+            if isinstance(problem, httpx.ProxyError):
+                self._retire(client)  # the next client reads the login again
+            return self._failed(request, self._explain(problem, server))
         finally:
             self._answers.discard(whole)
             client.users -= 1
             if client.is_retired and client.users == 0:
-                await _close(client.http)
+                await client.close()
 
     async def _open(
         self, client: httpx.AsyncClient, request: Request, server: str
@@ -284,7 +315,12 @@ class Exchange:
             assert whole.cancelled_caught
             return self._failed(request, no_answer(server))
         except (httpx.HTTPError, OSError) as problem:
-            return self._failed(request, explain(problem, server, host_and_port(server)[0]))
+            return self._failed(request, self._explain(problem, server))
+
+    def _explain(self, problem: BaseException, server: str) -> Failure:
+        proxy = self._access.proxy_for(server)
+        host = self._access.tls_name or host_and_port(server)[0]
+        return explain(problem, server, host, proxy.url if proxy else "", has_own_ca=bool(self._access.ca))
 
     def _read_token(self, request: Request) -> str:
         try:
@@ -365,13 +401,13 @@ class Exchange:
         """Use another client for new requests, after our deadline cut one; this one's last request closes it."""
         if not client.is_retired:
             client.is_retired = True
-            self._client = _Client(self._tls)
+            self._client = _Client(self._tls, self._access)
 
 
 @asynccontextmanager
 async def open_exchange(access: Access, token: Callable[[], str], now: Now) -> AsyncIterator[Exchange]:
     """Hold connections to a cluster while open. Raises ClusterError if `access.ca` is no PEM."""
-    tls = make_tls(access.ca)
+    tls = make_tls(access.ca, access.tls_name)
     async with open_bare_nursery() as nursery:
         exchange = Exchange(access, token, now, tls, nursery)
         nursery.start_soon(supervise, "waits", exchange.waits.announce)
@@ -382,10 +418,33 @@ async def open_exchange(access: Access, token: Callable[[], str], now: Now) -> A
             nursery.cancel_scope.cancel()  # ends what is not shielded
 
 
-def make_tls(ca: str) -> ssl.SSLContext:
-    """Trust exactly these certificates, roots or not, as kubectl does. Raises ClusterError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+class _NamedContext(ssl.SSLContext):
+    """Expects `name` in certificates and sends it as SNI, in place of the URL's, directly and through a proxy."""
+
+    name = ""
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return super().wrap_bio(incoming, outgoing, server_side, self.name or server_hostname, session)
+
+
+def make_tls(ca: str, name: str = "") -> ssl.SSLContext:
+    """Trust exactly these certificates, roots or not, as kubectl does; "": those that this machine trusts.
+
+    `name`: the one in the server's certificate; "": that of the URL. Raises ClusterError.
+    """
+    context = _NamedContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.name = name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not ca:
+        context.load_default_certs()
+        return context
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(cadata=ca)
@@ -395,11 +454,36 @@ def make_tls(ca: str) -> ssl.SSLContext:
     return context
 
 
-def make_client(tls: ssl.SSLContext) -> httpx.AsyncClient:
-    """A client for HTTP/1.1 with our TLS context, which ignores proxies and certificates of the environment."""
+def make_client(tls: ssl.SSLContext, access: Access) -> httpx.AsyncClient:
+    """A client for HTTP/1.1 with our TLS context and proxy, which ignores those of the environment.
+
+    Raises ClusterError if the proxy's login cannot be read.
+    """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE, keepalive_expiry=IDLE)
     headers = {"User-Agent": f"exclave/{__version__}"}
-    return httpx.AsyncClient(verify=tls, trust_env=False, limits=limits, headers=headers)
+    mounts: dict[str, httpx.AsyncBaseTransport | None] = {}
+    for server in access.servers:
+        if (proxy := access.proxy_for(server)) is not None:
+            through = httpx.Proxy(proxy.url, auth=_load_login(proxy))
+            origin = f"https://{join_host_port(*host_and_port(server))}"
+            mounts[origin] = httpx.AsyncHTTPTransport(verify=tls, trust_env=False, limits=limits, proxy=through)
+    return httpx.AsyncClient(verify=tls, trust_env=False, limits=limits, headers=headers, mounts=mounts)
+
+
+def _load_login(proxy: HttpProxy) -> tuple[str, str] | None:
+    path = proxy.login_file
+    if path is None:
+        return proxy.login
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_uid not in (0, os.geteuid()) or stat.S_IMODE(found.st_mode) & 0o077:
+                raise ValueError("it must belong to root, with mode 0600")
+            return split_login(file.read(MOST_LOGIN + 1))
+    except (OSError, ValueError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else str(problem)
+        text = f"the login for the HTTP proxy {proxy.url} cannot be read from {path}: {why}"
+        raise ClusterError(Fault.UNREACHABLE, text, PROXY_HINT) from None
 
 
 async def _check_fence(fence: Fence, event: str, _info: object) -> None:
@@ -413,9 +497,9 @@ async def _close(client: httpx.AsyncClient) -> None:
         await client.aclose()
 
 
-async def _discard(client: httpx.AsyncClient) -> None:
+async def _discard(client: _Client) -> None:
     try:
-        await _close(client)
+        await client.close()
     except Exception:
         log.debug("connections were not closed in order", exc_info=True)
 
@@ -435,13 +519,15 @@ async def _body_of(response: httpx.Response, request: Request) -> bytes:
     return bytes(content)
 
 
-async def _bytes_of(response: httpx.Response, server: str) -> AsyncGenerator[bytes, None]:
+async def _bytes_of(
+    response: httpx.Response, explain_problem: Callable[[BaseException], Failure]
+) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_raw())) as received:
             async for chunk in received:
                 yield chunk
     except (httpx.HTTPError, httpx.StreamError, OSError) as problem:
-        failure = explain(problem, server, host_and_port(server)[0])
+        failure = explain_problem(problem)
     else:
         return
     raise unreachable([failure])

@@ -73,7 +73,7 @@ async def open_member_cluster(
     try:
         async with (
             open_exchange(access, lambda: credential.value.token, now) as exchange,
-            open_server_addresses(access.servers, state) as server_addresses,
+            open_server_addresses(access.endpoints, state) as server_addresses,
         ):
             cluster = MemberCluster(exchange, draw, credential, server_addresses)
             async with open_bare_nursery() as nursery:

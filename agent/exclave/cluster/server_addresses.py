@@ -1,4 +1,4 @@
-"""The IP addresses of the API servers, as one published value. Lookups run in the background.
+"""The IP addresses of the API servers, or of their proxy, as one published value. Lookups run in the background.
 
 The last answers are on disk, for a boot without DNS. A failed lookup, also NXDOMAIN, changes nothing: the
 machine may be offline or outside the VPN.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-from exclave.cluster.endpoint import ServerAddress, address_in_url, host_and_port
+from exclave.cluster.endpoint import ServerAddress, address_in_url, endpoint_host_and_port
 from exclave.errors import HostError
 from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.files import remove, write_atomic
@@ -42,7 +42,7 @@ async def resolve(server: str) -> frozenset[str]:
     # getaddrinfo, as the HTTP client uses: dnspython's resolver reads neither /etc/hosts nor nsswitch.conf.
     if (address := address_in_url(server)) is not None:
         return frozenset({address})
-    host, port = host_and_port(server)
+    host, port = endpoint_host_and_port(server)
     with trio.fail_after(LOOKUP):
         targets = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return frozenset(str(address[0]).partition("%")[0] for _, _, _, _, address in targets)
@@ -68,7 +68,7 @@ async def resolve_all(servers: Sequence[str], timeout: float) -> dict[str, froze
 def list_addresses(servers: Sequence[str], answers: Answers) -> tuple[ServerAddress, ...]:
     """All addresses, in the order of the servers; for each server IPv4 first, then by number."""
     found = {
-        ServerAddress(str(address), host_and_port(server)[1]): None
+        ServerAddress(str(address), endpoint_host_and_port(server)[1]): None
         for server in servers
         for address in sorted(map(ip_address, answers.get(server, ())), key=lambda one: (one.version, int(one)))
     }
@@ -142,7 +142,7 @@ class _AddressBook:
                 log.warning("%s", problem)
 
     def _report(self, server: str, problem: str | None) -> None:
-        host, last = host_and_port(server)[0], self._problems.get(server)
+        host, last = endpoint_host_and_port(server)[0], self._problems.get(server)
         if problem is None:
             if self._problems.pop(server, None) is not None:
                 log.info("the API server's name %s is resolved again", host)

@@ -182,7 +182,8 @@ class WatchMachine:
     A collection is listed page by page, then watched from the list's version. One object is read, then watched by name
     from any version, which needs no right to list. A stream that ends or fails is opened again from the last version. A
     version that is too old (410) requires a new list or read. Pauses grow until a stream succeeds. Refusals (401, 403,
-    …) end in Abort. `labels` selects objects of a collection. `read` parses a line of a stream; it raises ValueError.
+    …) end in Abort. `labels` selects objects of a collection. `trim` returns what is needed of an object, and raises
+    nothing. `read` parses a line of a stream; it raises ValueError.
     """
 
     def __init__(
@@ -192,10 +193,12 @@ class WatchMachine:
         name: str | None = None,
         *,
         labels: str = "",
+        trim: Callable[[Object], Object] | None = None,
         read: Callable[[bytes], Any] = parse_json,
     ) -> None:
         self._resource = resource
         self._labels = {"labelSelector": labels} if labels else {}
+        self._trim = trim or (lambda found: found)
         self._read = read
         self._namespace = namespace
         self._name = name
@@ -328,7 +331,7 @@ class WatchMachine:
             version = ANY_VERSION
         else:
             items = answer.get("items")
-            self._pages += items if isinstance(items, list) else []
+            self._pages += map(self._trim, items if isinstance(items, list) else [])
             self._next_page = str(_metadata(answer).get("continue") or "")
             if self._next_page:
                 return
@@ -387,6 +390,7 @@ class WatchMachine:
         if self._name is None:
             self._progress_to(version)
             if kind != "BOOKMARK":
+                found = self._trim(found)
                 self._events.append(Removed(found) if kind == "DELETED" else Upserted(found))
         else:
             self._receive_event_of_one(kind, found, version)

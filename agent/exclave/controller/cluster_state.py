@@ -20,7 +20,7 @@ from exclave.controller.mesh.publish import Published, last_good, read_control_p
 from exclave.controller.mesh.trust import ANCHORS, ISSUER, Trust, choose_trust
 from exclave.controller.policy.accept import ACCOUNT_SHARED, WAITING, GroupRights, accepted_condition
 from exclave.controller.policy.claims import Claims, neighbour_of
-from exclave.controller.policy.liveness import SHORTEST, Liveness, interval_for
+from exclave.controller.policy.liveness import SHORTEST, Liveness, interval_for, lease_fields
 from exclave.controller.policy.mark import MarkKey
 from exclave.controller.policy.register import is_ready
 from exclave.controller.policy.snapshot import Group, Key, MemberSnapshot, Mesh, workload_ports
@@ -49,6 +49,7 @@ class ClusterState:
         self.faulty_policy: Object | None = None  # the object with this fault, or the first object
         self.heartbeat = SHORTEST  # seconds between two heartbeats of a member
         self.mesh: Mesh | None = None
+        self.server_ca = ""  # PEM of the API server's CAs, as this pod trusts them
         self.trust: Trust | None = None
         self.faults: dict[str, str] = {}  # why a source cannot be read, by its name
         self.mark_key: MarkKey | None = None
@@ -118,7 +119,10 @@ class ClusterState:
             )
             control_plane = last_good(found, before.control_plane if before else None)
             linkerd = with_digest(linkerd, self.proxy_images)
-            self.mesh = Mesh(linkerd, self.trust.anchors, issuer.sha256, control_plane, issuer.not_after, issuer.path)
+            ends, path = issuer.not_after, issuer.path
+            self.mesh = Mesh(
+                linkerd, self.trust.anchors, issuer.sha256, control_plane, ends, path, server_ca=self.server_ca
+            )
         return (self.mesh, self.mesh_fault, self.mesh_faults) != (before, fault, faults_before)
 
     def refresh_admission(self, wanted: Iterable[Object]) -> bool:
@@ -189,10 +193,11 @@ class ClusterState:
         rights = self._account_rights.get(namespace)
         return rights is not None and rights.fault is None
 
-    def forget_rights(self, namespace: str) -> None:
-        """Forget who has rights there, if there are no groups any more: nobody reads it again then."""
-        if not any(one == namespace for one, _ in self.groups.objects):
-            self._account_rights.pop(namespace, None)
+    def forget_group(self, key: Key) -> None:
+        """Forget a group that is gone, and who has rights in its namespace, if it was the last one there."""
+        self.group(key)
+        if not any(one == key[0] for one, _ in self.groups.objects):
+            self._account_rights.pop(key[0], None)
 
     def store_rights(self, namespace: str, rights: GroupRights) -> bool:
         """Store who has rights there. True if that has changed; then groups there may be accepted or not any more."""
@@ -351,7 +356,7 @@ class ClusterState:
             else:
                 memory.pop(key, None)
         if after.adopted_lease is not None:
-            self.leases.merge_response(key, after.adopted_lease)
+            self.leases.merge_response(key, lease_fields(after.adopted_lease))
             self.liveness.observe(key, after.now)
             self.liveness.mark_live([key])
             has_heartbeat, live = self.liveness.has_heartbeat(key), self.liveness.is_live(key)

@@ -24,6 +24,7 @@ from exclave.api.requests import (
     EXTERNAL_WORKLOADS,
     LEASES,
     MEMBERS,
+    NAMESPACES,
     SERVICE_ACCOUNTS,
     WORKLOAD_GROUPS,
     Object,
@@ -89,10 +90,16 @@ class Executor:
 
     async def _act(self, action: Action, snapshot: MemberSnapshot) -> MemberSnapshot | None:
         namespace, name = snapshot.namespace, snapshot.view.name
-        accounts, account = accounts_namespace(namespace), parse_member_name(name).account
         if action is Action.ADD_FINALIZER:
             body = _metadata(finalizers=[*snapshot.view.finalizers, FINALIZER])
             return await self._member(patch(MEMBERS, namespace, name, body), snapshot)
+        if action is Action.RELEASE_MEMBER:  # of any name: others may have added our finalizer
+            if foreign_refusal(snapshot) is None:
+                # A Lease without the label is not watched. One that the admission policy protects is not ours.
+                await self._unless((403, 404, 422), delete(LEASES, namespace, name))
+            await self._release((MEMBERS, namespace, name), FINALIZER)
+            return None
+        accounts, account = accounts_namespace(namespace), parse_member_name(name).account
         if action is Action.MAKE_ACCOUNT:
             await self._unless((409,), create(SERVICE_ACCOUNTS, accounts, {"metadata": {"name": account}}))
             return snapshot.replaced(has_account=True)
@@ -108,18 +115,29 @@ class Executor:
                 return snapshot.replaced(has_account=False)  # deleted meanwhile: the next transition creates it
             return snapshot.replaced(sealed=seal(str(granted["status"]["token"]), snapshot.view.delivery_key))
         if action is Action.DELETE_ACCOUNT:
-            await self._unless((404,), delete(SERVICE_ACCOUNTS, accounts, account))
+            if snapshot.was_never_admitted:  # without a group there are no Roles
+                await self._unless((403, 404), delete(SERVICE_ACCOUNTS, accounts, account))
+            else:
+                await self._delete_account(accounts, account)
             return snapshot.replaced(account_deleted=True)
         if action is Action.DELETE_LEASE:
-            await self._unless((404,), delete(LEASES, namespace, name))
+            await self._unless((403, 404, 422), delete(LEASES, namespace, name))  # as above
             return snapshot.replaced(has_lease=False, has_heartbeat=False, live=False, clones=None)
-        if action is Action.RELEASE_MEMBER:
-            if foreign_refusal(snapshot) is None:
-                # A Lease without the label is not watched. One that the admission policy protects is not ours.
-                await self._unless((403, 404, 422), delete(LEASES, namespace, name))
-            await self._release((MEMBERS, namespace, name), FINALIZER)
-            return None
         return await self._retire_workload(action, snapshot)
+
+    async def _delete_account(self, namespace: str, account: str) -> None:
+        """Delete an account, with all its tokens. A namespace that is being deleted takes its accounts with it."""
+        try:
+            await self._unless((404,), delete(SERVICE_ACCOUNTS, namespace, account))
+        except ApiRefusal as refusal:
+            # Such a namespace loses our right first. What it still has goes without us: do not wait for it.
+            if refusal.status != 403 or not await self._is_going(namespace):
+                raise
+
+    async def _is_going(self, namespace: str) -> bool:
+        """True if a namespace is being deleted, or is gone."""
+        found = await self._unless((404,), get(NAMESPACES, None, namespace))
+        return found is None or "deletionTimestamp" in found["metadata"]
 
     async def _make_lease(self, snapshot: MemberSnapshot) -> MemberSnapshot:
         namespace, name = snapshot.namespace, snapshot.view.name

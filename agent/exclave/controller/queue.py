@@ -72,6 +72,7 @@ class WorkQueue(Generic[K]):
         self._due: dict[K, float] = {}  # trio time of the next turn
         self._nearest = float("inf")  # of `_due`, or earlier
         self._wake = trio.Event()
+        self._nearer = trio.Event()  # `_nearest` is earlier than `_add_due` knows
 
     def add_nowait(self, key: K) -> None:
         """Reconcile a key soon, and once more if it is being reconciled."""
@@ -81,7 +82,8 @@ class WorkQueue(Generic[K]):
         elif key not in self._waiting:
             self._waiting.add(key)
             self._ready.append(key)
-            self._wake_up()
+            wake, self._wake = self._wake, trio.Event()
+            wake.set()
 
     def add_later_nowait(self, key: K, pause: float) -> None:
         """Reconcile a key after `pause` seconds, unless it is due earlier anyway."""
@@ -131,10 +133,11 @@ class WorkQueue(Generic[K]):
 
     async def _add_due(self) -> None:
         while True:
-            wake = self._wake
+            # Not with each key that is added: this reads all keys that are due later.
+            self._nearer = trio.Event()
             self._nearest = min(self._due.values(), default=float("inf"))
             with trio.move_on_at(self._nearest):
-                await wake.wait()
+                await self._nearer.wait()
             now = trio.current_time()
             for key in [key for key, due in self._due.items() if due <= now]:
                 self.add_nowait(key)
@@ -144,8 +147,4 @@ class WorkQueue(Generic[K]):
         self._due[key] = due
         if due < self._nearest:
             self._nearest = due
-            self._wake_up()
-
-    def _wake_up(self) -> None:
-        wake, self._wake = self._wake, trio.Event()
-        wake.set()
+            self._nearer.set()

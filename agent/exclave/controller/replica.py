@@ -1,5 +1,6 @@
 """One process of the controller. Composition root."""
 
+import contextlib
 import logging
 import signal
 from collections import Counter
@@ -14,8 +15,10 @@ from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.leader.lead import Candidate, open_candidate
-from exclave.controller.run import Controller, Locations, open_controller
+from exclave.controller.run import TICK, Controller, Locations, open_controller, read_ca_file
+from exclave.controller.server_clock import ServerClock
 from exclave.controller.telemetry.metrics import MemberStates, Metric, controller_metrics, open_health
+from exclave.errors import ClusterError
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
@@ -35,14 +38,25 @@ async def run_controller(
         await nursery.start(_end_on_signal, nursery.cancel_scope)
         enter = stack.enter_async_context
         cluster = await enter(open_cluster(access, lambda: token_file.read_text().strip(), now))
-        candidate = await enter(open_candidate(cluster, locations.namespace, ELECTION, me, now))
+        by_server = ServerClock(now, lambda: cluster.skew)
+        candidate = await enter(open_candidate(cluster, locations.namespace, ELECTION, me, by_server))
+        if locations.ca_file is not None:
+            nursery.start_soon(supervise, "CA of the API server", partial(_follow_ca, cluster, locations.ca_file))
         replica = Replica(cluster, candidate)
         if listen is not None:
             await enter(open_health(*listen, replica.metrics, replica.fault))
         while True:
             log.info("controller %s: waits to lead", me)
             await candidate.leads.wait_for(bool)
-            await replica.lead(locations, now)
+            await replica.lead(locations, by_server)
+
+
+async def _follow_ca(cluster: Cluster, path: Path) -> None:
+    """Trust what the kubelet writes there, also after a rotation."""
+    while True:
+        await trio.sleep(TICK)
+        with contextlib.suppress(OSError, ValueError, ClusterError):  # the last good CAs stay
+            cluster.trust(await read_ca_file(path))
 
 
 async def _end_on_signal(scope: trio.CancelScope, *, task_status: "trio.TaskStatus[None]") -> None:

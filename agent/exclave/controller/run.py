@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Literal
 
 import trio
@@ -47,6 +48,7 @@ from exclave.controller.mesh.publish import Published, is_worth_publishing, sett
 from exclave.controller.mesh.settings_watch import SettingsWatch, settings_patch
 from exclave.controller.mesh.trust import ANCHORS, ISSUER
 from exclave.controller.policy.accept import RIGHTS_MISSING, GroupPatches, GroupRights, group_patches
+from exclave.controller.policy.liveness import lease_fields
 from exclave.controller.policy.mark import KEY_BYTES, MarkKey, key_object, read_key
 from exclave.controller.policy.mesh_current import mesh_condition
 from exclave.controller.policy.opaque import opaque_condition
@@ -59,6 +61,7 @@ from exclave.controller.telemetry.events import Subject
 from exclave.controller.telemetry.headless import HeadlessWarner
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal, ClusterError
+from exclave.kit.formats.x509 import pem_of, read_certificate_file
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -107,6 +110,7 @@ class Locations:
     linkerd: str = "linkerd"
     issuer_namespace: str | None = None
     issuer_name: str = ISSUER_NAME
+    ca_file: Path | None = None  # with the API server's CAs, which the kubelet renews
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Watch:
     namespace: str | None = None
     name: str | None = None
     labels: str = ""
+    trim: Callable[[Object], Object] | None = None
 
 
 class Controller:
@@ -157,6 +162,7 @@ class Controller:
     async def run(self) -> None:
         """Watch and reconcile until cancelled."""
         state, watches = self.state, self._watches()
+        await self._refresh_server_ca()  # before the first settings: members would get new ones twice
         async with open_bare_nursery() as nursery:
             for watch in watches:
                 follow = partial(self._follow, watch, watches)
@@ -210,7 +216,8 @@ class Controller:
             Watch(state.groups, WORKLOAD_GROUPS, self._groups_changed),
             Watch(state.members, MEMBERS, self._members_added_or_removed),
             Watch(state.workloads, EXTERNAL_WORKLOADS, self._members_changed),
-            Watch(state.leases, LEASES, self._leases_changed, labels=GROUP_LABEL),  # not those of nodes and tenants
+            # Not those of nodes. A tenant's with this label are watched, too.
+            Watch(state.leases, LEASES, self._leases_changed, labels=GROUP_LABEL, trim=lease_fields),
             Watch(state.linkerd_slices, ENDPOINT_SLICES, self._mesh_changed, linkerd),
             Watch(state.dns_slices, ENDPOINT_SLICES, self._mesh_changed, "kube-system"),
         ]
@@ -226,7 +233,8 @@ class Controller:
         return watches
 
     async def _follow(self, watch: Watch, watches: list[Watch]) -> None:
-        async with self._cluster.watch(watch.resource, watch.namespace, watch.name, watch.labels) as events:
+        place = (watch.resource, watch.namespace, watch.name, watch.labels)
+        async with self._cluster.watch(*place, trim=watch.trim) as events:
             async for event in events:
                 watch.changed(watch.cache.apply(event))
                 if not self.ready.is_set() and all(one.cache.synced for one in watches):
@@ -320,9 +328,10 @@ class Controller:
         return changed
 
     async def _tick(self) -> None:
-        """Refresh what changes without an event: who is live, the issuer's validity, the heartbeat interval."""
+        """Refresh what changes without an event: who is live, the issuer's validity, the heartbeat interval, the CA."""
         while True:
             await trio.sleep(TICK)
+            await self._refresh_server_ca()
             self._mesh_changed([])
             if self.state.refresh_heartbeat():
                 log.info("heartbeats: every %.0f s", self.state.heartbeat)
@@ -330,8 +339,21 @@ class Controller:
             now = self._now()
             leases, unread = await recheck_leases(self._cluster, self.state.liveness.overdue(now))
             for lease in leases:
-                self._leases_changed(self.state.leases.apply(Upserted(lease)))
+                self._leases_changed(self.state.leases.apply(Upserted(lease_fields(lease))))
             self._members_changed(list(self.state.liveness.refresh(now, unread)))
+
+    async def _refresh_server_ca(self) -> None:
+        """Read the API server's CAs again; what cannot be read changes nothing."""
+        if self._locations.ca_file is None:
+            return
+        try:
+            ca = await read_ca_file(self._locations.ca_file)
+        except (OSError, ValueError) as problem:
+            log.warning("the API server's CA is not read again: %s: %s", self._locations.ca_file, problem)
+            return
+        if ca != self.state.server_ca:
+            log.info("the API server's CA: %d certificates", ca.count("BEGIN CERTIFICATE"))
+            self.state.server_ca = ca
 
     # Reconciling. Each function returns the seconds after which to reconcile again; None: at the next change.
 
@@ -381,7 +403,7 @@ class Controller:
             self._group_uids.pop(key, None)
             self._group_accepted.pop(key, None)
             self._missing_rights.pop(key, None)
-            state.forget_rights(key[0])
+            state.forget_group(key)
             return None
         group, pause = state.group(key), None
         if key[0] in state.namespaces():  # in others the controller has no rights
@@ -519,6 +541,11 @@ async def read_or_make_key(cluster: Sender, namespace: str) -> MarkKey:
         if refusal.status != 409:
             raise
     return read_key(await cluster.send(asked))  # another replica was faster
+
+
+async def read_ca_file(path: Path) -> str:
+    """The certificates of a file with CAs, as PEM. Raises OSError, ValueError."""
+    return "".join(map(pem_of, read_certificate_file(await trio.Path(path).read_bytes())))
 
 
 async def recheck_leases(cluster: Sender, silent: Iterable[Key]) -> tuple[list[Object], set[Key]]:

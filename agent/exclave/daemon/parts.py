@@ -12,11 +12,13 @@ from exclave.data_path.observer import DataPathObserver
 from exclave.dns.server import DnsStub
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
+from exclave.firewall.observer import FirewallObserver
 from exclave.identity.rotator import Identity
 from exclave.join.refusals import MOST_SKEW, clocks_differ
 from exclave.kit.formats.times import rfc3339
 from exclave.kit.tasks.latest import Latest
 from exclave.link.layout import INSTANCES
+from exclave.link.link import PrivateLink
 from exclave.listing.serving import Listing
 from exclave.member.client import MemberClient
 from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
@@ -24,6 +26,7 @@ from exclave.member.state import Situation, Standing, State
 from exclave.proxy.instance import Proxy
 from exclave.redirect.private_table import PrivateTable
 from exclave.redirect.reconciler import Redirect
+from exclave.redirect.source_routing import SourceRouting
 from exclave.swap.swap import Swap
 from exclave.workload_api.server import WorkloadApi
 
@@ -42,11 +45,14 @@ class Parts:
     workload_api: WorkloadApi | None = None
     names: DnsStub | None = None
     private: PrivateTable | None = None
+    link: PrivateLink | None = None
+    routing: SourceRouting | None = None
     proxy: Proxy | None = None
     data_path: DataPathObserver | None = None
     confirming: Confirming | None = None
     steering: Steering | None = None
     redirect: Redirect | None = None
+    firewall: FirewallObserver | None = None
     swap: Swap | None = None
     listing: Listing | None = None
 
@@ -181,6 +187,8 @@ def _metrics(parts: Parts) -> Iterator[tuple[str, Any]]:
             yield "exclave_certificate_not_after_seconds", svid.not_after
         for result, count in sorted(parts.identity.renewals.items()):
             yield f'exclave_certificate_renewals_total{{result="{result}"}}', count
+    if parts.link is not None:
+        yield "exclave_link_repairs_total", parts.link.repairs
     if parts.redirect is not None:
         yield "exclave_redirect_repairs_total", parts.redirect.repairs
     if parts.proxy is not None:
@@ -265,7 +273,11 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         else:
             hint = "check with a new login that this machine is reachable, then run: exclave confirm"
             yield Problem("confirm-awaited", found.text, hint)
-    for part in (parts.private, parts.redirect):
+    if parts.firewall is not None and (blocked := parts.firewall.blocked.value) is not None:
+        yield Problem(
+            "firewall-blocks", blocked.message, f"{blocked.hint}; and add it to the file that makes these rules"
+        )
+    for part in (parts.private, parts.link, parts.routing, parts.redirect):
         if part is not None and (error := part.problem.value) is not None:
             yield problem_of(error)
 

@@ -4,6 +4,7 @@ The order: withdraw ports, capture nothing new, end proxies, remove rules and li
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ from exclave.redirect.keepalive import remove_keepalive
 from exclave.redirect.kernel.nft import drain_table, remove_table
 from exclave.redirect.private_table import remove_private_table
 from exclave.redirect.reconciler import AppliedRecord
+from exclave.redirect.source_routing import remove_source_rules
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,12 @@ async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str
     remains = [f"Member {record.namespace}/{record.member}"]
     try:
         async with open_member_cluster(
-            record.access, state, record.accounts_namespace, record.account, endings, now
+            record.access_through(state, config.cluster, os.environ),
+            state,
+            record.accounts_namespace,
+            record.account,
+            endings,
+            now,
         ) as cluster:
             async with open_member(record, config, cluster, endings, now) as member:
                 member.mark_leaving()
@@ -128,6 +135,7 @@ async def clean_up(config: Config) -> list[str]:
     with _noted(problems):
         if (pid := await remove_keepalive(runtime)) is not None:
             done.append(f"keepalive process {pid} ended")
+    await remove_source_rules()
     await remove_link()
     await remove_private_table()
     done.append("link removed")

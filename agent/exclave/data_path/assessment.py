@@ -91,6 +91,7 @@ class DataPathFault(Enum):
         "see whether exclave's controller runs, and its log",
     )
     PROXY_AWAY = ("proxy-away", "no proxy is ready", "see the proxy's own log in the runtime folder")
+    LINK_AWAY = ("link-away", "the private link is not whole", "see who changes it: ip monitor link address")
     RULES_REFUSED = ("rules-refused", "the kernel does not take the rules", "see the problem that nft reports")
     CONTROL_PLANE_AWAY = (
         "control-plane-away",
@@ -107,7 +108,9 @@ class DataPathFault(Enum):
 
 @dataclass(frozen=True)
 class DataPathFacts:
-    """The input of an assessment. `lookups`: whether Linkerd's controllers answer, None while unknown.
+    """The input of an assessment. `link`: the private link is whole. `rules`: the kernel accepts the rules.
+
+    `lookups`: whether Linkerd's controllers answer, None while unknown.
 
     `has_destinations`: whether the proxy has ever had an answer of Linkerd's destination controller.
     """
@@ -117,12 +120,15 @@ class DataPathFacts:
     rules: bool
     lookups: bool | None
     has_destinations: bool = True
+    link: bool = True
 
     @property
     def missing(self) -> DataPathFault | None:
         """The first fault, which may be the cause of the others; None if the data path is whole."""
         if not self.certificate:
             return DataPathFault.CERTIFICATE_ENDED
+        if not self.link:
+            return DataPathFault.LINK_AWAY
         if not self.proxy:
             return DataPathFault.PROXY_AWAY
         return None if self.rules else DataPathFault.RULES_REFUSED

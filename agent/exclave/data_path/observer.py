@@ -37,6 +37,7 @@ class DataPathObserver:
         self.lookups: Latest[bool | None] = Latest(None)  # whether Linkerd's controllers answer; None: unknown
         self.has_destinations: Latest[bool] = Latest(False)  # whether the proxy ever had an answer of the destinations
         self.rules: Latest[bool] = Latest(True)  # set by the daemon: whether the kernel has accepted the rules
+        self.link: Latest[bool] = Latest(True)  # set by the daemon: whether the private link is whole
         self._membership = membership
         self._identity = identity
         self._proxy = proxy
@@ -49,7 +50,15 @@ class DataPathObserver:
     async def run_assessment(self) -> None:
         """Assess at every change, and every `TICK` seconds while there is a fault, until cancelled."""
         membership, identity, proxy = self._membership, self._identity, self._proxy
-        sources = (membership.settings, identity.svid, proxy.ready, self.lookups, self.has_destinations, self.rules)
+        sources = (
+            membership.settings,
+            identity.svid,
+            proxy.ready,
+            self.lookups,
+            self.has_destinations,
+            self.rules,
+            self.link,
+        )
         async with open_any_change(*sources) as change:
             while True:
                 self.assess_now()
@@ -65,6 +74,7 @@ class DataPathObserver:
             rules=self.rules.value,
             lookups=self.lookups.value,
             has_destinations=self.has_destinations.value,
+            link=self.link.value,
         )
         self._history = self._history.observe(facts, trio.current_time(), policy.after)
         assessment, before = assess(self._history, facts, policy), self.assessment.value

@@ -24,19 +24,21 @@ from exclave.control.client import NoAgent, query_agent
 from exclave.errors import ExclaveError, Fault, HostError
 from exclave.explain.kernel_state import (
     KernelTable,
-    Route,
     is_listening,
     read_addresses,
     read_kernel_table,
     read_other_nat_chains,
-    read_route,
 )
 from exclave.explain.sentences import Answer, compare_with_trace, describe
 from exclave.explain.trace import listen_for_events, open_attempt, open_tracing, read_events, send_first_packet
 from exclave.explain.verdict import HOOKS, Connection, Outcome, TableVerdict, evaluate
+from exclave.firewall.assessment import Entrance
+from exclave.firewall.observer import find_blocked
+from exclave.firewall.read import read_tables
 from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.formats.visible_text import VisibleText, visible, with_head
 from exclave.kit.host.accounts import LOOKUP_TIME, find_group, find_user, is_number
+from exclave.kit.host.routes import Route, read_route
 from exclave.link.layout import dns_address
 
 STUB_TIMEOUT = 1.0  # seconds for an answer of the DNS stub
@@ -165,6 +167,11 @@ async def _explain(query: Query, address: str, caller: Caller, uid: int, gid: in
     trace = await _trace(kernel_table, connection, verdict) if with_trace else None
     if verdict.target is not None and not await is_listening(*verdict.target):
         notes.append(f"nothing listens at {join_host_port(*verdict.target)} now, so it would be refused")
+    if query.direction == "inbound" and verdict.outcome is Outcome.PROXY:
+        callers = (caller.source,) if caller.source else ()
+        entrance = Entrance({address: (caller.interface or "",)}, (query.port,), callers)
+        if (blocked := await find_blocked(await read_tables(), entrance)) is not None:
+            notes.append(f"the host's own firewall keeps it out: {blocked.text}")
     if verdict.outcome is Outcome.PASSES and (others := await read_other_nat_chains(connection.hook)):
         notes.append(f"tables of others come after ours and may redirect it: {', '.join(others)}")
     return Explanation(answer, (*answer.notes, *notes), trace)

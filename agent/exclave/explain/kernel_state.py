@@ -1,6 +1,6 @@
-"""Reads rules, routes, addresses and listeners from the kernel for `exclave explain`. It changes nothing.
+"""Reads rules, addresses and listeners from the kernel for `exclave explain`. It changes nothing.
 
-Functions raise HostError if nft or ip cannot be run, or lacks the permission.
+Functions raise HostError if nft cannot be run, or lacks the permission.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.explain.table import Table, parse_rule_texts, parse_table
-from exclave.kit.formats.json_text import parse_json
 from exclave.kit.formats.nft_json import parse_items
 from exclave.kit.host.command import Finished, check_permitted, run_tool, without_json
 from exclave.kit.host.procfs import addresses_by_interface
@@ -30,15 +29,6 @@ class KernelTable:
 
 
 OUR_TABLES = (TABLE, KEEPALIVE_TABLE, PRIVATE_TABLE)  # only the first one redirects
-
-
-@dataclass(frozen=True)
-class Route:
-    """The route to an address: its kind, its interface, and our source address."""
-
-    kind: str
-    interface: str
-    source: str | None
 
 
 async def read_kernel_table() -> KernelTable | None:
@@ -79,26 +69,6 @@ async def read_other_nat_chains(hook: str) -> tuple[str, ...]:
         if chain.get("type") == "nat" and chain.get("hook") == hook and chain["table"] not in OUR_TABLES
     ]
     return tuple(name for _, name in sorted(found))
-
-
-async def read_route(address: str, *arguments: str) -> Route | str:
-    """The route to an address, or the kernel's reason why there is none. `arguments` go to `ip route get`."""
-    listed = await run_tool("ip", "-json", "route", "get", address, *arguments)
-    if listed.status != 0:
-        return listed.errors.splitlines()[0].removeprefix("RTNETLINK answers: ") if listed.errors else "no route"
-    try:
-        return parse_route(listed.output)
-    except ValueError as problem:
-        return str(problem)
-
-
-def parse_route(listing: bytes) -> Route:
-    """Parse the output of `ip -json route get`. Raises ValueError."""
-    try:
-        (found, *_) = parse_json(listing)
-        return Route(found.get("type", "unicast"), found["dev"], found.get("prefsrc"))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError("ip -json route get: its JSON was expected") from None
 
 
 def read_addresses() -> tuple[str, ...]:

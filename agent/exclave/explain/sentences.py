@@ -12,7 +12,7 @@ from exclave.explain.verdict import Connection, Outcome, RuleHit, TableVerdict, 
 from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import INBOUND_PORT, INSTANCES, TABLE, instance_address
 from exclave.redirect.kernel.nft_events import TraceEvent
-from exclave.redirect.rules.confirm_timer import ARMED, element_time
+from exclave.redirect.rules.confirm_timer import ARMED, CLOSED, element_time
 from exclave.redirect.rules.ruleset import TRIAL
 
 MOST_LISTED = 12  # elements of a set that a sentence lists at most
@@ -70,8 +70,8 @@ def find_decisive_hit(connection: Connection, verdict: TableVerdict) -> RuleHit 
         return verdict.steps[-1]
     if verdict.outcome is Outcome.PROXY:
         return next(step for step in reversed(verdict.steps) if step.rule is not None)
-    hits = [step for step in verdict.steps if step.chain != "foreign"]
-    # From outside there are two chains: `inbound` decides connections to this machine, `forwarded` all others.
+    hits = [step for step in verdict.steps if step.chain not in ("foreign", CLOSED)]
+    # From outside there are two more: `inbound` decides connections to this machine, `forwarded` all others.
     if connection.hook == "prerouting" and connection.kind != "unicast":
         hits = hits[:1]
     return next((step for step in reversed(hits) if step.rule is not None), None)

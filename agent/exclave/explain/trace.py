@@ -17,7 +17,7 @@ import trio
 from exclave.errors import Fault, HostError
 from exclave.explain.table import TRACE_TABLE
 from exclave.kit.host.command import missing_tool
-from exclave.kit.host.netlink import NETFILTER
+from exclave.kit.netlink.messages import NETFILTER
 from exclave.kit.tasks.nursery import shielded
 from exclave.redirect.kernel.nft_events import TraceEvent, parse_events
 from exclave.redirect.kernel.observe import find_error

@@ -17,6 +17,7 @@ import psutil
 import trio
 
 from exclave.errors import Fault, HostError
+from exclave.firewall.observer import find_blocked_before_join
 from exclave.host_check.other_meshes import Chains, OtherMesh, find_in_saved, find_in_table, parse_chains
 from exclave.kit.host.command import run_command, run_tool, without_json
 from exclave.kit.host.procfs import has_capability, is_in_our_network
@@ -62,7 +63,9 @@ async def check_host(proxy: Path, *, needs_ports: bool = True) -> list[str]:
         raise blocking[0]
     unused = [f"{found.mesh} left an unused chain {found.chain} in {found.place}" for found in others]
     warnings = unused if not errors else [error.message for error in errors]
-    return [*warnings, *unread, *_neighbours(proxy)]
+    blocked = None if chains.has_our_table else await find_blocked_before_join()
+    firewall = [blocked.text] if blocked is not None else []
+    return [*warnings, *unread, *firewall, *_neighbours(proxy)]
 
 
 def _check_capability() -> None:

@@ -5,6 +5,7 @@ At most ten requests. No error holds a token or a key.
 """
 
 import hashlib
+import os
 import random
 import secrets
 from collections.abc import Callable
@@ -65,8 +66,17 @@ async def join(token_text: str, config: Config, now: Now, report: Report) -> Mem
     if under_way is None or under_way.token_sha256 != sha256:
         under_way = _begin(state, token, sha256)
     bearer = Latest(token.token)  # first the join token, later the credential
-    async with open_cluster(Access(token.servers, token.ca), lambda: bearer.value, now) as cluster:
-        return await _Joining(token, under_way, config, cluster, bearer, now, report).run()
+    access = _access_of(token, config)
+    async with open_cluster(access, lambda: bearer.value, now) as cluster:
+        return await _Joining(token, access, under_way, config, cluster, bearer, now, report).run()
+
+
+def _access_of(token: JoinToken, config: Config) -> Access:
+    proxy = files.chosen_proxy(config.cluster, token.proxy, os.environ)
+    try:
+        return Access(token.servers, token.ca, token.tls_name, proxy)
+    except ValueError as problem:
+        raise refusals.malformed(token, str(problem)) from None
 
 
 def _begin(state: Path, token: JoinToken, sha256: str) -> JoinRecord:
@@ -98,6 +108,7 @@ class _Joining:
     def __init__(
         self,
         token: JoinToken,
+        access: Access,
         record: JoinRecord,
         config: Config,
         cluster: Cluster,
@@ -106,6 +117,7 @@ class _Joining:
         report: Report,
     ) -> None:
         self._token = token
+        self._access = access
         self._record = record
         self._config = config
         self._state = config.paths.state
@@ -341,10 +353,18 @@ class _Joining:
         token = self._token
         # The rules of the first boot exclude the API server's addresses, even if DNS does not work then.
         server_addresses.store_answers(
-            self._state, await server_addresses.resolve_all(token.servers, server_addresses.FIRST_ANSWER)
+            self._state, await server_addresses.resolve_all(self._access.endpoints, server_addresses.FIRST_ANSWER)
         )
         membership = MembershipRecord(
-            token.servers, token.ca, token.namespace, token.group, self._record.member, self._address
+            token.servers,
+            token.ca,
+            token.namespace,
+            token.group,
+            self._record.member,
+            self._address,
+            tls_name=token.tls_name,
+            # An agent that systemd starts has not the environment of this command.
+            proxy=self._access.proxy.url if self._access.proxy is not None else "",
         )
         files.store_membership(self._state, membership)
         log_milestone(Joining.MEMBER)
@@ -364,7 +384,7 @@ class _Joining:
         return key
 
     async def _find_address(self) -> str:
-        servers, override = self._token.servers, self._config.member.address
+        servers, override = self._access.endpoints, self._config.member.address
         answers = await server_addresses.resolve_all(servers, server_addresses.LOOKUP) if override is None else {}
         found = find_address(server_addresses.list_addresses(servers, answers), override)
         if found is None:

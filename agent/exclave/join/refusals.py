@@ -63,6 +63,11 @@ def expired(token: JoinToken) -> TokenError:
     )
 
 
+def malformed(token: JoinToken, problem: str) -> TokenError:
+    """The token names no usable way to the API server."""
+    return TokenError(Fault.TOKEN_MALFORMED, f"the join token cannot be used: {problem}", _new_token(token))
+
+
 def revoked(token: JoinToken, server: str) -> TokenError:
     """The server refuses the token although it has not expired."""
     return TokenError(
@@ -107,7 +112,8 @@ def no_address(servers: tuple[str, ...]) -> ClusterError:
     return ClusterError(
         Fault.UNREACHABLE,
         f"this machine has no address of its own on a route to {', '.join(servers)}",
-        "bring up its network, or name the address: member.address in /etc/exclave/config.toml",
+        "bring up its network, or name the address: member.address in /etc/exclave/config.toml; if only an HTTP proxy "
+        "reaches that server, name it: cluster.proxy",
     )
 
 

@@ -16,6 +16,8 @@ LINK = "exclave0"
 TABLE = "exclave"  # family inet
 KEEPALIVE_TABLE = "exclave-guard"  # family inet; TABLE has no owner, since it must outlive any process
 PRIVATE_TABLE = "exclave-private"  # family inet; it stands as long as the link, also while there are no other rules
+TRACE_TABLE = "exclave-trace"  # family inet; it has the rule of `exclave explain --trace`
+OUR_TABLES = (TABLE, KEEPALIVE_TABLE, PRIVATE_TABLE, TRACE_TABLE)
 
 # The rules drop packets from outside to these networks.
 NETWORK4 = IPv4Network("169.254.77.0/29")

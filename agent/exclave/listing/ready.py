@@ -10,7 +10,8 @@ from exclave.data_path.assessment import Assessment
 
 # Reasons of condition Ready that a machine writes.
 READY, PROBE_FAILED, NOT_SERVING, LEAVING, STOPPED = "Ready", "ProbeFailed", "NotServing", "Leaving", "Stopped"
-CORDONED = "Cordoned"
+CORDONED, FIREWALL = "Cordoned", "FirewallBlocks"
+NOT_LIVE = "NotLive"  # the controller writes it
 REPLACING = 5.0  # seconds for a replacement, while the rules in the kernel point to a proxy that can serve
 
 REPAIRING = 1.0  # seconds of the last `WITHIN` without rules: a repair is faster, a withdrawal costs two writes
@@ -55,11 +56,15 @@ class ReadinessFacts:
     listed: frozenset[int] = frozenset()
     workload: str | None = None  # uid of the ExternalWorkload
     is_live: bool = False
+    live_since: str = ""  # when the controller has changed `is_live` last
+    silence: str = ""  # why the controller has withdrawn this member, or soon will: heartbeats do not arrive
     is_cordoned: bool = False
     unconfirmed: str = ""  # why unconfirmed rules were removed
     refusal: str = ""  # a policy denies our probes of the proxy; traffic is not affected
     address_note: str = ""  # why pods use another address than the newest one
     watch_note: str = ""  # why changes of the own Member arrive late
+    blocked: str = ""  # what of the host's own firewall keeps pods out
+    blocked_note: str = ""  # the same, if that is not certain
 
     @property
     def is_whole(self) -> bool:
@@ -86,6 +91,7 @@ class Reported:
     readiness: Readiness
     workload: str
     is_live: bool
+    live_since: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ def readiness(facts: ReadinessFacts) -> Readiness:
     note = f"{assessment.reason.word} {assessment.data_path}" if assessment.reason else facts.refusal
     if not facts.is_steady:
         return Readiness(False, NOT_SERVING, facts.missing, note)
+    if facts.blocked:
+        return Readiness(False, FIREWALL, facts.blocked)
     if facts.is_cordoned:
         return Readiness(False, CORDONED, "an admin has put this member out of service for a while")
     # Ready is about the whole workload: a new port that is not listed yet must not withdraw those that are.
@@ -124,12 +132,10 @@ def readiness(facts: ReadinessFacts) -> Readiness:
     if failed:
         return Readiness(False, PROBE_FAILED, "; ".join(failed))
     stands = "certificate, proxy and rules are in place, and the probes pass"
-    but = [
-        text
-        for text in ((assessment.message if note else "") or facts.refusal, facts.address_note, facts.watch_note)
-        if text
-    ]
-    words = (note, "address-kept" if facts.address_note else "", "watch-loops" if facts.watch_note else "")
+    linkerd = (assessment.message if note else "") or facts.refusal
+    notes = {"address-kept": facts.address_note, "watch-loops": facts.watch_note, "firewall-blocks": facts.blocked_note}
+    but = [text for text in (linkerd, *notes.values()) if text]
+    words = (note, *(word for word, text in notes.items() if text))
     note = " ".join(word for word in words if word)
     return Readiness(True, READY, "; but ".join((stands, *but)), note)
 
@@ -166,8 +172,11 @@ def plan_writes(facts: ReadinessFacts, reported: Reported | None) -> tuple[Effec
 
 
 def _must_report(wanted: Readiness, facts: ReadinessFacts, reported: Reported | None) -> bool:
-    # A new ExternalWorkload has no condition. For a member that is not live, the controller overwrites the condition.
-    if reported is None or reported.workload != facts.workload or (facts.is_live and not reported.is_live):
+    # A new ExternalWorkload has no condition. For a member that is not live, the controller overwrites the condition,
+    # also while our watch is refused, after which only the time of the change is another one.
+    if reported is None or reported.workload != facts.workload:
+        return True
+    if facts.is_live and (not reported.is_live or facts.live_since != reported.live_since):
         return True
     before = reported.readiness
     is_noteworthy = wanted.note != before.note and (wanted.ready or bool(wanted.note))

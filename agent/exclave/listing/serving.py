@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from exclave.api.member import MemberView
 from exclave.config import ListingConfig
 from exclave.confirm.confirm import Confirming
 from exclave.data_path.observer import DataPathObserver
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ApiRefusal
+from exclave.firewall.observer import FirewallObserver
 from exclave.identity.rotator import Identity
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
@@ -57,8 +59,16 @@ class ListingView:
 def view_of(facts: ready.ReadinessFacts) -> ListingView:
     """The view for these facts."""
     now, ports = ready.readiness(facts), tuple(sorted(facts.listed))
+    if now.ready and facts.silence:
+        now = ready.Readiness(False, ready.NOT_LIVE, facts.silence)
     failing = facts.assessment.is_failing
     return ListingView(bool(facts.serving), ports, now.ready, now.reason, now.message, facts.probes, failing)
+
+
+def _silence(view: MemberView | None) -> str:
+    if view is None or view.live is None or view.live.status:
+        return ""
+    return f"the cluster sends no traffic here: {view.live.message}"
 
 
 class Listing:
@@ -70,6 +80,7 @@ class Listing:
         identity: Identity,
         proxy: Proxy,
         redirect: Redirect,
+        firewall: FirewallObserver,
         data_path: DataPathObserver,
         confirming: Confirming,
         now: Now,
@@ -79,6 +90,7 @@ class Listing:
         self._identity = identity
         self._proxy = proxy
         self._redirect = redirect
+        self._firewall = firewall
         self._data_path = data_path
         self._confirming = confirming
         self._now = now
@@ -115,12 +127,14 @@ class Listing:
             self._membership.settings,
             self._membership.address_problem,
             self._membership.looping,
+            self._membership.silence,
             self._identity.svid,
             self._proxy.ready,
             self._proxy.instances,
             self._proxy.admin_denial,
             self._redirect.observed,
             self._redirect.wanted,
+            self._firewall.blocked,
             self._data_path.assessment,
             self._confirming.view,
             self._probes,
@@ -138,7 +152,7 @@ class Listing:
         view, settings = self._membership.view.value, self._membership.settings.value
         svid, instance = self._identity.svid.value, self._proxy.ready.value
         rules, confirmation = self._has_rules(), self._confirming.view.value
-        address_note = self._membership.address_problem.value
+        address_note, blocked = self._membership.address_problem.value, self._firewall.blocked.value
         certificate = svid is not None and self._now() < svid.not_after
         self._was_whole = self._was_whole or (certificate and instance is not None and rules)
         return ready.ReadinessFacts(
@@ -155,11 +169,15 @@ class Listing:
             listed=frozenset(view.workload_ports) if view else frozenset(),
             workload=view.workload_uid if view else None,
             is_live=view is not None and view.live is not None and view.live.status,
+            live_since=view.live_since if view is not None else "",
+            silence=self._membership.silence.value or _silence(view),
             is_cordoned=view is not None and view.cordoned,
             unconfirmed=confirmation.text if confirmation.is_withdrawn else "",
             refusal=self._proxy.admin_denial.value or "",
             address_note=address_note.why if address_note is not None else "",
             watch_note=f"the watch of {loop}" if (loop := self._membership.looping.value) else "",
+            blocked=blocked.text if blocked is not None and blocked.is_certain else "",
+            blocked_note=blocked.text if blocked is not None and not blocked.is_certain else "",
         )
 
     def _with_last_answer(self, facts: ready.ReadinessFacts) -> ready.ReadinessFacts:
@@ -221,7 +239,7 @@ class Listing:
             log_milestone(Starting.READY)
         log.info("listing: [ready=%s reason=%s message=%s]", condition.ready, condition.reason, condition.message)
         assert facts.workload is not None
-        self._reported = ready.Reported(condition, facts.workload, facts.is_live)
+        self._reported = ready.Reported(condition, facts.workload, facts.is_live, facts.live_since)
 
 
 @asynccontextmanager
@@ -231,13 +249,14 @@ async def open_listing(
     identity: Identity,
     proxy: Proxy,
     redirect: Redirect,
+    firewall: FirewallObserver,
     data_path: DataPathObserver,
     confirming: Confirming,
     endings: EndingSwitch,
     now: Now,
 ) -> AsyncIterator[Listing]:
     """List this machine while the block runs and its data path works. Withdraw it at the end, unless it hands over."""
-    listing = Listing(membership, identity, proxy, redirect, data_path, confirming, now)
+    listing = Listing(membership, identity, proxy, redirect, firewall, data_path, confirming, now)
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "probes", listing.run_probes_for_settings)
         nursery.start_soon(supervise, "listing", listing.report_for_ever)

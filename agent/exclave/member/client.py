@@ -38,6 +38,7 @@ from exclave.milestones import Leaving, log_milestone
 
 log = logging.getLogger(__name__)
 
+MISSED = 3  # heartbeats in a row after which the controller counts a member as silent: controller/policy/liveness.py
 HEARTBEAT = 10.0  # seconds between heartbeats before there are settings
 CLOSE_TIMEOUT = 10.0  # seconds for all requests that are sent while closing
 
@@ -76,6 +77,7 @@ class MemberClient:
         self.looping = cluster.looping  # why changes of the own Member arrive late
         self.standing: Latest[Standing] = Latest(Standing.MEMBER)
         self.problem: Latest[str | None] = Latest(None)  # why newer settings are not used
+        self.silence: Latest[str | None] = Latest(None)  # why the cluster counts this member as silent
         self.remains: list[str] = []  # what a leave could not undo
         self._state = state
         self._cluster = cluster
@@ -304,18 +306,23 @@ class MemberClient:
 
     async def send_heartbeats(self) -> None:
         """Send heartbeats until cancelled."""
-        failing = False
+        failing, refused = False, 0
         while True:
             found = self.found.value
             try:
                 await self.send_heartbeat()
-                failing = False
+                failing, refused = False, 0
+                self.silence.set(None)
             except ClusterError as problem:
                 if self.found.value != found:
                     continue  # the request was sent from an address that is gone
                 if not failing:
                     log.warning("the heartbeat failed and is sent again: %s", problem)
                 failing = True
+                # An API server that is away tells the controller nothing either. An orphan is reported as such.
+                refused += isinstance(problem, ApiRefusal) and problem.status != 401
+                if refused >= MISSED:
+                    self.silence.set(f"the cluster refuses this machine's heartbeats: {problem.message}")
             settings = self.settings.value
             pause = settings.heartbeat if settings else HEARTBEAT
             await trio.sleep(ASK_ORPHAN_EVERY if self.standing.value is Standing.ORPHANED else pause)

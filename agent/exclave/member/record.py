@@ -7,13 +7,16 @@ import contextlib
 import json
 import os
 import stat
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from exclave.api.names import accounts_namespace, parse_member_name
 from exclave.api.settings import Settings, digest, parse_settings
 from exclave.cluster.endpoint import Access
+from exclave.cluster.http_proxy import HttpProxy, choose_proxy
+from exclave.config import ClusterConfig
 from exclave.errors import Fault, HostError
 from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.files import move, remove, write_atomic
@@ -37,11 +40,18 @@ class MembershipRecord:
     address: str = ""  # in the Member, or going to be patched into it
     leaving: bool = False
     former: str = ""  # the previous address, while pods may still use it
+    tls_name: str = ""  # of the API servers' certificates
+    proxy: str = ""  # URL of the HTTP proxy that the join used
 
     @property
     def access(self) -> Access:
-        """The access to its cluster."""
-        return Access(self.servers, self.ca)
+        """The access to its cluster, without a proxy."""
+        return Access(self.servers, self.ca, self.tls_name)
+
+    def access_through(self, state: Path, config: ClusterConfig, environment: Mapping[str, str]) -> Access:
+        """The same, with all CAs of `trusted_cas`, and through the HTTP proxy that is configured, if there is one."""
+        proxy = chosen_proxy(config, self.proxy, environment)
+        return replace(self.access, ca=trusted_cas(state, self), proxy=proxy)
 
     @property
     def account(self) -> str:
@@ -89,6 +99,11 @@ class LastAnswer:
     cordoned: bool
 
 
+def chosen_proxy(config: ClusterConfig, offered: str, environment: Mapping[str, str]) -> HttpProxy | None:
+    """The HTTP proxy to the API server; `offered`: that of the join token or of the membership."""
+    return choose_proxy(config.proxy, config.no_proxy, config.proxy_credentials, offered, environment)
+
+
 def make_folder(path: Path, mode: int) -> None:
     """Make a folder that may exist, with exactly this mode. Raises HostError.
 
@@ -110,8 +125,9 @@ def make_folder(path: Path, mode: int) -> None:
 def store_membership(state: Path, record: MembershipRecord) -> None:
     """Write membership.json. Raises HostError."""
     tree = asdict(record)
-    if not record.former:
-        del tree["former"]  # an older agent, which may run next, refuses this key
+    for key in ("former", "tls_name", "proxy"):
+        if not tree[key]:
+            del tree[key]  # an older agent, which may run next, refuses this key
     _store(state / MEMBERSHIP, tree)
 
 
@@ -130,6 +146,23 @@ def load_membership(state: Path) -> MembershipRecord | None:
     except (KeyError, TypeError, ValueError) as problem:
         raise _damaged(state / MEMBERSHIP, problem) from None
     return record
+
+
+def trusted_cas(state: Path, record: MembershipRecord) -> str:
+    """PEM of the CAs that sign the API server's certificate: the join token's, and those that the controller publishes.
+
+    Also those of a join during this membership, with which the former one is left. "": the CAs of this machine.
+    """
+    if not record.ca:
+        return ""
+    texts, settings = [record.ca], load_settings(state)
+    if settings is not None:
+        texts.append(settings[0].server_ca)
+    with contextlib.suppress(HostError):
+        spare = load_membership(state / AGAIN)
+        if spare is not None and set(spare.servers) & set(record.servers):
+            texts.append(spare.ca)
+    return "".join(dict.fromkeys(text.rstrip("\n") + "\n" for text in texts if text))
 
 
 def store_join(state: Path, record: JoinRecord) -> None:

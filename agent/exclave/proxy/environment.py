@@ -65,7 +65,8 @@ def proxy_environment(
 
     `addresses`: the member's in the mesh, the only inbound destinations that the proxy accepts. `families`: those of
     the private link. `drain`: the proxy's grace period in seconds. `log`: its log filter.
-    `cores`: the threads that carry traffic, at most one for each processor; None: as Linkerd's configuration.
+    `cores`: the threads that carry traffic, at most one for each processor; None: as the group, or else Linkerd's
+    configuration, has it.
     """
     inbound_family: Family = 6 if ip_address(addresses[0]).version == 6 else 4
     inbound = instance_address(instance, inbound_family)
@@ -78,7 +79,7 @@ def proxy_environment(
         "OUTBOUND_LISTEN_ADDR": outbound[0],
         "OUTBOUND_LISTEN_ADDRS": ",".join(outbound),
         "ADMIN_LISTEN_ADDR": join_host_port(instance_address(instance), ADMIN_PORT),
-        **_workers(settings.linkerd.workers if cores is None else Workers(cores)),
+        **_workers(settings, cores),
         "SHUTDOWN_GRACE_PERIOD": f"{round(drain * 1000)}ms",
         **_identity(settings, socket),
         **_control_plane(settings, member),
@@ -99,8 +100,10 @@ def anchors_digest(environment: Mapping[str, str]) -> str:
     return digest(environment[f"{PREFIX}IDENTITY_TRUST_ANCHORS"])
 
 
-def _workers(workers: Workers) -> dict[str, str]:
+def _workers(settings: Settings, cores: int | None) -> dict[str, str]:
     """As the chart writes them: older proxies read `CORES`, newer ones `CORES_MIN` first."""
+    chosen = settings.group.proxy_cores if cores is None else cores
+    workers = settings.linkerd.workers if chosen is None else Workers(chosen)
     return {
         "CORES": str(workers.minimum),
         "CORES_MIN": str(workers.minimum),

@@ -19,6 +19,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
 from exclave.identity.rotator import Identity
 from exclave.identity.svid import Svid
+from exclave.kit.host.accepting import SHORTAGE_HINT, SHORTAGES
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
@@ -29,7 +30,7 @@ from exclave.milestones import Withdrawing, log_milestone
 from exclave.proxy.probe import fetch_metrics, open_admin_client
 from exclave.proxy.process.binary import BinaryWatch, find_proxy_user, stamp_of
 from exclave.proxy.process.held import InstanceProcess
-from exclave.proxy.process.launcher import ProxyLauncher, choose_slot, find_families
+from exclave.proxy.process.launcher import ProxyLauncher, choose_slot
 from exclave.proxy.process.records import InstanceRecord
 from exclave.proxy.process.units import open_units
 from exclave.proxy.published import InstanceView, PublishedProxy
@@ -99,7 +100,7 @@ class Proxy(PublishedProxy):
 
     def families(self, instance: Instance) -> tuple[Family, ...]:
         """The address families for which an instance accepts outbound traffic."""
-        return find_families(instance)
+        return self._launcher.find_families(instance)
 
     async def read_metrics(self, instance: Instance) -> str | None:
         """The metrics page of an instance; None if it does not answer or a policy denies the page."""
@@ -208,6 +209,10 @@ class Proxy(PublishedProxy):
                 await self.instances.wait_for(lambda views: self.chosen.value not in views)
             except HostError as problem:
                 self.report_problem(f"{problem.message} ({problem.hint})")
+            except OSError as problem:
+                if problem.errno not in SHORTAGES:
+                    raise
+                self.report_problem(f"the proxy cannot be started now: {problem.strerror} ({SHORTAGE_HINT})")
             await trio.sleep(restarts.pause(trio.current_time() - began))
 
     async def _wait_for(self, what: str, source: Latest[Any]) -> None:
@@ -221,7 +226,12 @@ class Proxy(PublishedProxy):
         sources = (self._membership.settings, self._membership.captured, self.chosen, self.instances)
         async with open_any_change(*sources) as change:
             while True:
-                await self._compare()
+                try:
+                    await self._compare()
+                except OSError as problem:
+                    if problem.errno not in SHORTAGES:
+                        raise
+                    log.warning("proxy: it is not compared with what is wanted: %s", problem.strerror)
                 await change.wait(COMPARE_INTERVAL)
 
     async def _compare(self) -> None:

@@ -10,6 +10,7 @@ import trio
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
 from exclave.kit.host.command import run_tool
+from exclave.kit.tasks.backoff import FIGHT, pause_after
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
@@ -17,7 +18,7 @@ from exclave.link.layout import PRIVATE_TABLE
 from exclave.milestones import Starting, Withdrawing, log_milestone
 from exclave.redirect.kernel.monitor import Monitor, open_monitor
 from exclave.redirect.kernel.nft import load_rules
-from exclave.redirect.reconciler import CHECK_INTERVAL, FIGHT, POLL_INTERVAL, REMOVAL_TIME, pause_after
+from exclave.redirect.reconciler import CHECK_INTERVAL, POLL_INTERVAL, REMOVAL_TIME
 from exclave.redirect.rules.private import render_private, render_private_removal
 
 log = logging.getLogger(__name__)

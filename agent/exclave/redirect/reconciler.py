@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -20,6 +20,7 @@ from exclave.errors import HostError
 from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.host.procfs import read_boot_id
+from exclave.kit.tasks.backoff import FIGHT, pause_after
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
@@ -40,9 +41,6 @@ POLL_INTERVAL = 5.0  # seconds between two readings without reported changes, or
 CHECK_INTERVAL = 60.0  # seconds between two readings while the kernel reports changes; each one starts a program
 
 DRAIN_TIME, REMOVAL_TIME = 70.0, 40.0  # seconds for two runs of nft and for one, each with at most 30 s and its end
-
-FIGHT, WITHIN = 10, 10.0  # so many repairs in so many seconds: another program undoes each repair
-PAUSE = 1.0  # seconds between two repairs in that case
 
 FILE = "rules.json"
 
@@ -112,11 +110,6 @@ def plan_table(wanted: RedirectPolicy | None, observed: Observed, reference: str
 def is_wider(before: RedirectPolicy | None, wanted: RedirectPolicy) -> bool:
     """True if connections may have begun outside the wanted rules. `before`: the former rules, None if unknown."""
     return before is None or replace(before, instance=wanted.instance, trial=wanted.trial) != wanted
-
-
-def pause_after(repairs: Iterable[float], now: float) -> float:
-    """Seconds to wait before the next repair, from the times of the last ones; 0.0 for none."""
-    return PAUSE if sum(now - at < WITHIN for at in repairs) >= FIGHT else 0.0
 
 
 @dataclass

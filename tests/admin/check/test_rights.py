@@ -7,6 +7,7 @@ import pytest
 
 from exclave.admin.check.rights import (
     accounts_namespace_rows,
+    controller_namespace_row,
     describe_change,
     excess_rights_rows,
     foreign_objects,
@@ -183,3 +184,48 @@ def test_foreign_objects_beside_machines_accounts_are_named() -> None:
     assert bad(accounts_namespace_rows(odd)) == [
         ("warning", "Pod operator-1 in shop-vms, ServiceAccount web.vm in shop-vms")
     ]
+
+
+def controllers(*, labels: dict[str, str], **annotations: str) -> Object:
+    return {"kind": "Namespace", "metadata": {"name": "exclave", "labels": labels, "annotations": annotations}}
+
+
+OPS: Object = {
+    "kind": "RoleBinding",
+    "metadata": {"name": "ops", "namespace": "exclave"},
+    "roleRef": {"kind": "ClusterRole", "name": "edit"},
+    "subjects": [{"kind": "User", "name": "eve"}],
+}
+OURS = {"exclave.dev/installation": "exclave"}
+MAY_SIGN = "may be able to sign certificates of the mesh"
+DELETE_IT = "delete the namespace, or accept it: kubectl exclave install --adopt"
+CONTROLLERS: dict[str, tuple[Object, list[Object], bool, str, str]] = {
+    "one that install has made": (controllers(labels=OURS), [], True, "", ""),
+    "one of an earlier version": (controllers(labels={"linkerd.io/extension": "exclave"}), [], True, "", ""),
+    "one that somebody has made": (
+        controllers(labels={}), [], False,
+        f"who has rights in namespace exclave, which somebody else has made, {MAY_SIGN}", DELETE_IT,
+    ),
+    "one that somebody has made, with the controller's account and rights": (
+        controllers(labels={"exclave.dev/installation": "other"}), [OPS], True,
+        f"who has rights in namespace exclave, which somebody else has made, {MAY_SIGN}; found: "
+        "RoleBinding ops (ClusterRole edit): User eve; ServiceAccount exclave-controller",
+        DELETE_IT,
+    ),
+    "rights of others in ours": (
+        controllers(labels=OURS, **{"exclave.dev/adopted": "old"}), [OPS], True,
+        f"who has rights in namespace exclave {MAY_SIGN}; found: RoleBinding ops (ClusterRole edit): User eve",
+        "delete these, or accept them: kubectl annotate namespace exclave --overwrite exclave.dev/adopted=old,ops",
+    ),
+    "rights that were accepted": (controllers(labels=OURS, **{"exclave.dev/adopted": "ops"}), [OPS], True, "", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("may_share", [False, True])
+@pytest.mark.parametrize(("found", "foreign", "has_account", "problem", "hint"), CONTROLLERS.values(), ids=CONTROLLERS)
+def test_the_controllers_namespace_is_its_own(
+    found: Object, foreign: list[Object], has_account: bool, problem: str, hint: str, may_share: bool
+) -> None:
+    row = controller_namespace_row(found, foreign, has_account=has_account, may_share=may_share)
+    result = "success" if not problem else "warning" if may_share else "error"
+    assert (row.result, row.problem, row.hint) == (result, problem, hint)

@@ -1,6 +1,7 @@
 """The rows of `check` and the forms of its report; tests/peers runs the checks on real servers."""
 
 import base64
+import hashlib
 import time
 
 import pytest
@@ -17,6 +18,7 @@ from exclave.admin.check.rows import (
     prerequisite_rows,
     report_rows,
     report_text,
+    settings_row,
 )
 from exclave.api.requests import Object
 from exclave.api.settings import LinkerdSettings
@@ -217,3 +219,44 @@ def test_a_group_that_breaks_a_rule_is_named_also_without_a_condition() -> None:
     assert bad(group_rows([group], [])) == [
         ("warning", "shop/web: forgetAfter: 60s to 876000h was expected, found '0s'")
     ]
+
+
+def with_settings(name: str, settings: str, namespace: str = "shop") -> Object:
+    return {"metadata": {"name": name, "namespace": namespace}, "status": {"settings": settings}}
+
+
+WEB = {"metadata": {"name": "web", "namespace": "shop"}}
+OWN, EDITED = ({"data": {"settings.json": text}} for text in ("{}", '{"anchors": "mine"}'))
+DIGEST = hashlib.sha256(b"{}").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("stored", "members", "problem"),
+    [
+        pytest.param(OWN, [with_settings("web-k7q2x-1", DIGEST)], "", id="those of the controller"),
+        pytest.param(EDITED, [], "", id="a group without members, whose settings nobody uses"),
+        pytest.param(EDITED, [with_settings("db-k7q2x-1", DIGEST)], "", id="a member of another group"),
+        pytest.param(EDITED, [with_settings("web-k7q2x-1", DIGEST, "pay")], "", id="a namesake elsewhere"),
+        pytest.param(
+            OWN, [with_settings("web-k7q2x-1", "old"), with_settings("web-k7q2x-2", DIGEST)], "",
+            id="a member that has not learned of them yet",
+        ),
+        pytest.param(
+            EDITED, [with_settings("web-k7q2x-1", DIGEST)], "ConfigMap exclave-mesh.web in shop has been changed",
+            id="those of somebody else",
+        ),
+        pytest.param(
+            {"data": {"settings.json": 5}}, [with_settings("web-k7q2x-1", DIGEST)],
+            "ConfigMap exclave-mesh.web in shop has been changed", id="no text",
+        ),
+        pytest.param(
+            None, [with_settings("web-k7q2x-1", DIGEST)], "ConfigMap exclave-mesh.web in shop is missing", id="none",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_somebody_else_wrote_are_named(
+    stored: Object | None, members: list[Object], problem: str
+) -> None:
+    there = {} if stored is None else {("shop", "web"): stored}
+    found = settings_row([WEB], there, members)
+    assert (found.result, found.problem) == ("error" if problem else "success", problem)

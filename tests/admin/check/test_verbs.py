@@ -36,5 +36,5 @@ def test_an_error_of_all_checks_is_printed_once() -> None:
     session = SimpleNamespace(kubectl=AwayKubectl(), now=time.time)
     first, *rest = _rows(session, options)  # type: ignore[arg-type]
     assert (first.problem, first.hint) == ("no API server answered", "wait")
-    assert len(rest) == 12
+    assert len(rest) == 16
     assert {(one.result, one.problem, one.hint) for one in rest} == {("error", "the same as above", "")}

@@ -108,7 +108,7 @@ def test_a_spec_has_only_the_options_that_were_given() -> None:
     assert spec_from_options() == {}
     assert spec_from_options(
         network=["10.0.0.0/8"], port=["8080"], label=["app=web", "tier="], service_account="a",
-        certificate_lifetime="90m", capture="all", inbound_policy="deny",
+        certificate_lifetime="90m", capture="all", inbound_policy="deny", proxy_cores="4",
     ) == {
         "networks": ["10.0.0.0/8"],
         "ports": [{"name": "8080", "port": 8080}],
@@ -117,6 +117,7 @@ def test_a_spec_has_only_the_options_that_were_given() -> None:
         "serviceAccount": "a",
         "capture": "all",
         "inboundPolicy": "deny",
+        "proxyCores": 4,
     }  # fmt: skip
 
 
@@ -140,6 +141,12 @@ def test_days_are_converted_to_hours() -> None:
             {"port": ["name=linkerd-proxy,port=80"]},
             "a port named linkerd-proxy tells Linkerd where the proxy is, and is no port of a group",
             id="the proxy's name",
+        ),
+        *(
+            pytest.param(
+                {"proxy_cores": text}, f"--proxy-cores: a number from 1 to 1024 was expected, found {text!r}", id=text
+            )
+            for text in ("0", "1025", "two")
         ),
     ],
 )

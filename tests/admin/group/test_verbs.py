@@ -385,6 +385,7 @@ def test_a_description_is_complete() -> None:
         "Certificates": "valid for 24h",
         "Capture": "cluster",
         "Inbound policy": "the mesh's",
+        "Proxy cores": "the mesh's",
         "Probes": "",
         "On failure": "after 30s: outbound open, inbound closed",
         "Forgotten": "720h after the last heartbeat",

@@ -13,6 +13,7 @@ from exclave.admin.objects import Manifest, group_objects
 from exclave.admin.token.verbs import (
     TITLES,
     check_access,
+    check_size,
     check_uses,
     choose_group,
     choose_token,
@@ -29,8 +30,9 @@ from exclave.api.join_token import decode_token
 from exclave.api.requests import CONFIG_MAPS, MEMBERS, MERGE_PATCH, NAMESPACES, PODS, SERVICE_ACCOUNTS, path_of
 from exclave.cluster.credential import read_token_times
 from exclave.errors import ExclaveError, Fault
+from exclave_sandbox.pki import make_anchor
 from peers.conftest import Server
-from support.admin import KUBECTL, Admin, put, write_program
+from support.admin import KUBECTL, Admin, admin_of, put, write_program
 from support.mesh import mesh
 from support.store import member
 
@@ -418,14 +420,99 @@ def test_a_live_member_gets_no_token() -> None:
     [
         (["http://10.0.0.1"], mesh().anchor.pem, "http://10.0.0.1 is no https URL of an API server"),
         ([""], mesh().anchor.pem, "the kubeconfig is no https URL of an API server"),
-        (["https://10.0.0.1"], "", "the API server's CA is not known: there is no readable one in the kubeconfig"),
         (["https://10.0.0.1"], "PEM", "the API server's CA is not known: there is no readable one in the kubeconfig"),
     ],
 )
 def test_an_unusable_api_server_is_refused(servers: list[str], ca: str, why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
-        check_access(servers, ca)
+        check_access(servers, ca.encode())
     assert refused.value.message == why
+
+
+BUNDLE = (
+    f"# Kommentar: Zürich, 東京\n{mesh().anchor.pem}\nsubject=CN = x\n{make_anchor('other').pem}{mesh().anchor.pem}"
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BUNDLE.encode(),
+        BUNDLE.encode("utf-8-sig"),
+        BUNDLE.encode("utf-16"),
+        BUNDLE.replace("\n", "\r\n").encode(),
+        BUNDLE.replace("\n", "  \n  ").encode(),
+        BUNDLE.encode() + make_anchor("third").key_pem.encode(),
+    ],
+    ids=["comments", "byte order mark", "UTF-16", "CRLF", "spaces", "a key"],
+)
+def test_a_ca_file_as_people_keep_it_gives_its_certificates_alone(content: bytes) -> None:
+    found = check_access(["https://10.0.0.1"], content).ca
+    assert (found.count("BEGIN CERTIFICATE"), "PRIVATE" in found, "Kommentar" in found) == (2, False, False)
+    assert found.startswith(mesh().anchor.pem)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"tls_name": "a/b"}, "tls-server-name: 'a/b' is no name of a server"),
+        (
+            {"proxy": "socks5://proxy:1080"},
+            "proxy-url of the kubeconfig, or --proxy-url, cannot go into a token: a URL such as "
+            "http://proxy.example.org:3128 was expected: a proxy that speaks HTTP, found socks5",
+        ),
+        (
+            {"proxy": "http://me:s3cret@proxy:1080"},
+            "proxy-url of the kubeconfig, or --proxy-url, cannot go into a token: a URL such as "
+            "http://proxy.example.org:3128 was expected, without user and password, which belong into a file: "
+            "cluster.proxy_credentials",
+        ),
+    ],
+)
+def test_a_way_that_machines_cannot_use_is_refused_by_its_name(more: dict[str, str], why: str) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        check_access(["https://10.0.0.1"], b"", **more)
+    assert refused.value.message == why
+
+
+def test_a_token_that_would_be_too_large_is_refused() -> None:
+    bundle = "".join(make_anchor(f"CA {number}").pem for number in range(150))
+    with pytest.raises(ExclaveError) as refused:
+        check_size(check_access(["https://10.0.0.1"], bundle.encode()), "shop", "web")
+    assert refused.value.message.startswith(
+        "the join token would be too large, with 150 certificates of CAs: it would "
+    )
+    assert "--system-ca" in refused.value.hint
+    check_size(check_access(["https://10.0.0.1"], mesh().anchor.pem.encode()), "shop", "web")
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize(
+    ("options", "way"),
+    [
+        ((), ("api.example.org", "http://proxy.example.org:3128", True)),
+        (("--proxy-url", "", "--tls-server-name", "b"), ("b", "", True)),
+        (("--system-ca",), ("api.example.org", "http://proxy.example.org:3128", False)),
+        (("--server", "https://lb.example.org", "--system-ca"), ("", "", False)),
+    ],
+)
+def test_the_kubeconfigs_way_goes_into_the_token(
+    server: Server, namespace: str, tmp_path: Path, options: tuple[str, ...], way: tuple[str, str, bool]
+) -> None:
+    more = {"tls-server-name": "api.example.org", "proxy-url": "http://proxy.example.org:3128"}
+    program = tmp_path / "bin" / "kubectl"  # no such proxy is there: only what it prints of the kubeconfig has it
+    shown = json.dumps({"clusters": [{"name": "c", "cluster": {"server": server.url, **more}}], "contexts": []})
+    (tmp_path / "shown.json").write_text(shown)
+    write_program(program, f'case "$*" in *"config view"*) exec cat {tmp_path}/shown.json;; esac\nexec {KUBECTL} "$@"')
+    ca = tmp_path / "ca.pem"
+    ca.write_text(server.ca)
+    named = options if "--system-ca" in options else (*options, "--ca-file", str(ca))
+    typed = admin_of(server, tmp_path).type(
+        "token", "create", "web", "-n", namespace, *named, search=f"{program.parent}:/usr/bin:/bin"
+    )
+    assert typed.code == 0, typed.err
+    token = decode_token(typed.out)
+    assert (token.tls_name, token.proxy, bool(token.ca)) == way
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,35 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], AdmitResult]] = {
         several("10.77.0.1/24"),
         no("AddressRefused", "'10.77.0.20' is not an address, or one of 10.77.0.1/24 no network"),
     ),
+    **{
+        f"{address} is refused, also in a group that may have any": (
+            {"addresses": [address]},
+            several("0.0.0.0/0", "::/0"),
+            no("AddressRefused", f"{plain} is {kind}, which no pod can use to reach the machine"),
+        )
+        for address, plain, kind in (
+            ("127.0.0.1", "127.0.0.1", "a loopback address"),
+            ("::1", "::1", "a loopback address"),
+            ("169.254.169.254", "169.254.169.254", "a link-local address"),
+            ("::ffff:224.0.0.1", "224.0.0.1", "a multicast address"),
+            ("0.0.0.0", "0.0.0.0", "the unspecified address"),
+        )
+    },
+    **{
+        f"the address of {pod} is refused, also in a group that may have any": (
+            {"addresses": [address]},
+            several("0.0.0.0/0"),
+            no(
+                "AddressRefused",
+                f"{address.removeprefix('::ffff:')} is the address of a pod of Linkerd's control plane, or of the DNS",
+            ),
+        )
+        for pod, address in (
+            ("Linkerd's destination controller", "10.42.0.2"),
+            ("its policy controller", "::ffff:10.42.0.3"),
+            ("the cluster's DNS", "10.42.0.4"),
+        )
+    },
     "no address is refused": ({"addresses": []}, {}, no("AddressRefused", "one address was expected, found 0")),
     "two addresses are refused, one would be unknown to policies": (
         {"addresses": ["10.77.0.20", "10.77.0.21"]},

@@ -1,6 +1,7 @@
 """Who owns an address: what a member may claim, and the most that a stolen machine or token can do with it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ VICTIM, THIEF = "web-vvvvv-1", "web-ttttt-1"
 HERS, HIS = "10.77.0.20", "10.77.0.66"
 
 
-def one(key: tuple[str, str], machine: str, address: str, *listed_addresses: str) -> Neighbour:
-    return Neighbour(*key, machine, address, frozenset(listed_addresses))
+def one(key: tuple[str, str], machine: str, address: str, *listed_addresses: str, live: bool = True) -> Neighbour:
+    return Neighbour(*key, machine, address, frozenset(listed_addresses), live=live)
 
 
 # The index.
@@ -43,6 +44,21 @@ def test_a_change_concerns_members_that_share_an_old_or_new_claim() -> None:
     assert claims.refresh(C, one(C, "m3", "a2")) == {A, B}
     assert claims.refresh(C, None) == {B}
     assert claims.refresh(C, None) == set()
+    assert claims.sharing_with(B) == ()
+
+
+def test_members_that_are_not_live_and_list_no_port_are_not_compared_with_each_other() -> None:
+    """One join token can make 999 of one machine and one address, and each change would concern all the others."""
+    claims, keys = Claims(), [("shop", f"web-k7q2x-{number}") for number in range(1, 1000)]
+    assert not any(claims.refresh(key, one(key, "m", "a", live=False)) for key in keys)
+    assert claims.sharing_with(keys[0]) == ()
+    member = one(A, "m", "a", "a")
+    assert len(claims.refresh(A, member)) == len(keys) - 1
+    assert claims.sharing_with(B) == (member,)
+    silent = replace(member, live=False, has_ports=True)
+    assert len(claims.refresh(A, silent)) == len(keys) - 1
+    assert claims.sharing_with(B) == (silent,), "its ports are listed"
+    assert len(claims.refresh(A, replace(silent, has_ports=False))) == len(keys) - 1, "they may have what it had"
     assert claims.sharing_with(B) == ()
 
 

@@ -1,5 +1,6 @@
 """Leases that are renewed, fall silent, come back, and are renewed by two machines."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from exclave.cluster.watch import Listed, Removed, Upserted
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.policy.liveness import (
     FORGET_CLONE,
+    LONGEST_HOLDER,
     MOST_HOLDERS,
     MOST_WRITES,
     SHORTEST,
@@ -17,6 +19,7 @@ from exclave.controller.policy.liveness import (
     LeaseObservation,
     holder_of,
     interval_for,
+    lease_fields,
     live_members,
 )
 
@@ -142,6 +145,24 @@ def test_the_boots_of_a_lease_that_are_remembered_are_bounded() -> None:
     found = observed(*(f"boot-{number}" for number in range(1000)))
     assert len(found.before) == MOST_HOLDERS
     assert found.observe("boot-998", 1000.0).clones(1000.0) == ("boot-998", "boot-999")
+
+
+def test_of_a_lease_that_a_tenant_has_filled_little_is_stored() -> None:
+    """Its holder is stored for each earlier boot, too."""
+    noise = {f"a.b/{number}": "x" * 1000 for number in range(200)}
+    lease = make_lease()
+    filled = {**lease, "metadata": {**lease["metadata"], "annotations": noise, "labels": noise}}
+    filled["spec"] = {**lease["spec"], "holderIdentity": "x" * 1_000_000, "strategy": "y" * 100_000}
+    found = lease_fields(filled)
+    assert len(json.dumps(found)) < 1000
+    assert holder_of(found) == "x" * LONGEST_HOLDER
+    assert lease_fields(lease)["spec"]["renewTime"] == lease["spec"]["renewTime"]
+    assert lease_fields(found) == found
+
+
+@pytest.mark.parametrize("malformed", [{}, {"metadata": 7}, {"metadata": {"name": "a"}, "spec": ["x"]}], ids=str)
+def test_a_malformed_lease_is_left_as_it_is(malformed: dict[str, object]) -> None:
+    assert lease_fields(malformed) == malformed
 
 
 def test_two_boots_in_turns_are_reported_in_one_order() -> None:

@@ -563,3 +563,21 @@ def test_a_removal_empties_the_ports_before_it_deletes_anything_with_ports() -> 
 def test_a_member_without_objects_is_released_at_once() -> None:
     snapshot = make_snapshot(make_member(deleting=True), account_deleted=True)
     assert next_removal(snapshot) == Action.RELEASE_MEMBER
+
+
+@pytest.mark.parametrize(
+    ("metadata", "is_ours"),
+    [
+        ({}, False),
+        ({"labels": {"app": "web"}, "finalizers": ["a.b/c"], "ownerReferences": [{"kind": "Pod"}]}, False),
+        ({"labels": {"exclave.dev/group": ""}}, True),
+        ({"finalizers": ["exclave.dev/ports"]}, True),
+        ({"ownerReferences": [{"kind": "WorkloadGroup"}]}, True),
+    ],
+    ids=["nothing", "others", "the label", "the finalizer", "the owner"],
+)
+def test_an_external_workload_of_others_holds_no_member(metadata: Object, is_ours: bool) -> None:
+    """The admission policy lets the controller touch none without the label, the finalizer or a group as its owner."""
+    found = {"metadata": metadata, "spec": {"ports": []}}
+    snapshot = make_snapshot(make_member(deleting=True), account_deleted=True, has_lease=False, workload=found)
+    assert next_removal(snapshot) == (RecheckAfter(DRAIN) if is_ours else Action.RELEASE_MEMBER)

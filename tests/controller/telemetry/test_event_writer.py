@@ -9,8 +9,8 @@ import trio.testing
 
 from exclave.api.member import Condition
 from exclave.api.requests import Object, Request
-from exclave.controller.telemetry.event_writer import MOST, MOST_OF_ONE, WINDOW, EventWriter, Notifier
-from exclave.controller.telemetry.events import EventDraft, Subject
+from exclave.controller.telemetry.event_writer import MOST, MOST_COUNTED, MOST_OF_ONE, WINDOW, EventWriter, Notifier
+from exclave.controller.telemetry.events import LONGEST_NOTE, EventDraft, Subject
 from exclave.errors import ClusterError, Fault
 
 from ..snapshots import ADMITTED, LIVE, NAME, NAMESPACE, NOW, make_member, with_metadata, with_status
@@ -180,3 +180,12 @@ async def test_an_object_may_have_events_again_after_a_while() -> None:
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert len(cluster.sent) == 2 * MOST_OF_ONE
+
+
+async def test_objects_without_number_and_long_messages_fill_no_memory() -> None:
+    events = EventWriter(Cluster(), "exclave", lambda: NOW)
+    for number in range(2 * MOST_COUNTED):
+        events.put_nowait(replace(MEMBER, name=f"web-k7q2x-{number}"), [replace(BAD, note="x" * 32_768)])
+    assert len(events._counts) == MOST_COUNTED
+    waiting = [events._receive.receive_nowait()[2].note for _ in range(MOST)]
+    assert {len(note) for note in waiting} == {LONGEST_NOTE}

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from exclave.controller.telemetry.malformed_log import EVERY, MalformedLog
+from exclave.controller.telemetry.malformed_log import EVERY, MOST, MalformedLog
 from exclave.errors import ClusterError, Fault
 
 
@@ -37,3 +37,14 @@ def test_a_clock_that_is_set_back_does_not_silence_it(caplog: pytest.LogCaptureF
 def test_what_is_no_fault_of_the_object_comes_out() -> None:
     with pytest.raises(ClusterError), MalformedLog(lambda: 0.0).isolate("Member shop/a"):
         raise ClusterError(Fault.UNREACHABLE, "nobody answers", "wait")
+
+
+def test_objects_without_number_fill_neither_log_nor_memory(caplog: pytest.LogCaptureFixture) -> None:
+    now = 1000.0
+    malformed = MalformedLog(lambda: now)
+    for number in range(3 * MOST):
+        malformed.report(f"Lease shop/{number}", TypeError())
+    assert len(caplog.messages) == MOST
+    now += EVERY
+    malformed.report("Lease shop/0", TypeError())
+    assert len(caplog.messages) == MOST + 1

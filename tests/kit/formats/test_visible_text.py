@@ -63,6 +63,6 @@ def test_lines_and_heads() -> None:
 def test_only_the_first_line_of_a_paragraph_is_not_indented() -> None:
     assert paragraph("exclave: no\n  to do: \x1b[m\nexclave: yes") == [
         "exclave: no",
-        r"    to do: \x1b[m",
+        r"      to do: \x1b[m",
         "    exclave: yes",
     ]

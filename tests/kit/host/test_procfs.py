@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from itertools import chain
+from pathlib import Path
 
 import netifaces
 import psutil
@@ -12,6 +13,8 @@ import pytest
 
 from exclave.kit.host.procfs import (
     addresses_by_interface,
+    describe_process,
+    is_ipv6_disabled,
     local_addresses,
     open_pidfd,
     read_boot_id,
@@ -28,6 +31,25 @@ def test_the_kernels_view_of_this_very_process() -> None:
     assert view.executable == os.path.realpath(sys.executable)
     assert view.start_ticks > 0
     assert view_process(2**22 - 1) is None
+
+
+def test_a_process_is_described_by_its_name_and_number() -> None:
+    started = subprocess.Popen(["/usr/bin/sleep", "600"])
+    assert describe_process(started.pid) == f"sleep, process {started.pid}"
+    started.kill()
+    started.wait()
+    assert describe_process(started.pid) == ""
+
+
+@pytest.mark.parametrize("which", ["all", "default", "lo"])
+def test_ipv6_is_disabled_for_new_links(which: str) -> None:
+    @in_network_namespace()
+    async def disabled() -> None:
+        assert not is_ipv6_disabled()
+        Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
+        assert is_ipv6_disabled() is (which != "lo")
+
+    disabled()
 
 
 def test_a_process_is_held_until_it_is_let_go() -> None:

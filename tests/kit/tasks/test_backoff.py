@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.kit.tasks.backoff import Attempts, Backoff
+from exclave.kit.tasks.backoff import FIGHT, PAUSE, WITHIN, Attempts, Backoff, pause_after
 
 DRAWS = st.floats(min_value=0, max_value=1, exclude_max=True)
 BACKOFFS = st.builds(
@@ -55,3 +55,11 @@ def test_attempts_wait_longer_until_one_succeeds() -> None:
 def test_a_long_run_counts_as_a_success() -> None:
     attempts, backoff = Attempts(settled=10.0), Backoff(first=1.0, most=60.0)
     assert [attempts.failed(backoff, 0.0, ran_for=seconds) for seconds in (0.0, 10.0, 10.5, 1.0)] == [1, 2, 1, 2]
+
+
+def test_whoever_undoes_every_repair_is_answered_slowly() -> None:
+    moments = [float(second) for second in range(FIGHT)]
+    assert pause_after([], 0.0) == 0.0
+    assert pause_after(moments[1:], moments[-1]) == 0.0
+    assert pause_after(moments, moments[-1]) == PAUSE
+    assert pause_after(moments, moments[0] + WITHIN) == 0.0  # the first of them is too long ago

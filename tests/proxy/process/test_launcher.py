@@ -215,15 +215,26 @@ BOTH = ["169.254.77.1/32", "169.254.77.2/32"]
 
 
 def chosen(addresses: list[str], *listened: tuple[str, int], used: str = "") -> list[object]:
+    (found,) = run_program(addresses, listened, used)
+    return found
+
+
+def run_program(addresses: list[str], listened: tuple[tuple[str, int], ...], used: str, *more: str) -> list[list[Any]]:
+    """What the program prints, line by line."""
     done = subprocess.run(
-        ["unshare", "--net", sys.executable, str(PROGRAM), json.dumps([addresses, listened, used])],
+        ["unshare", "--net", sys.executable, str(PROGRAM), json.dumps([addresses, listened, used]), *more],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(Path(__file__).parents[3] / "agent"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
     )
     assert done.returncode == 0, done.stderr
-    found: list[object] = json.loads(done.stdout)
-    return found
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_shortage_of_descriptors_is_neither_a_host_without_ipv6_nor_a_link_without_addresses() -> None:
+    families, error = run_program([*BOTH, "fd77:ec1a:7e::1/128"], (), "", "shortage")
+    assert families == [[4, 6], [4, 6]]
+    assert error[:2] == ["proxy-unusable", "the proxy's ports cannot be tried now: Too many open files"]
 
 
 @pytest.mark.parametrize("port", [4140, 4143, 4191])

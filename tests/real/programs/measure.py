@@ -1,4 +1,4 @@
-"""Measure `serve.py`: protocol (http1, http2 or tcp), address, port, seconds.
+"""Measure `serve.py`: protocol (http1, http2, grpc or tcp), address, port, seconds.
 
 First one request after the other, for latency; then as many at once as fit, for throughput. Print both as JSON: the
 median in milliseconds, and requests or megabytes a second. A wrong answer ends it with an error.
@@ -10,7 +10,8 @@ import statistics
 import sys
 import time
 
-from serve import ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, STATUS_200, frame
+import grpc
+from serve import ACK, DATA, END_HEADERS, END_STREAM, HEADERS, METHOD, PING, PREFACE, SETTINGS, STATUS_200, frame
 
 WINDOW_UPDATE = 8
 AT_ONCE = 32  # requests of HTTP
@@ -20,9 +21,9 @@ PIECE = bytes(1 << 16)
 class Http1:
     """One connection; requests at once are sent one behind the other."""
 
-    def __init__(self, connection, host):
-        self.connection = connection
-        self.request = f"GET / HTTP/1.1\r\nhost: {host}\r\n\r\n".encode()
+    def __init__(self, host, port):
+        self.connection = connect(host, port)
+        self.request = f"GET / HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n".encode()
         self.received = b""
 
     def exchange(self, count):
@@ -41,14 +42,14 @@ class Http1:
 class Http2:
     """One connection; requests at once are streams."""
 
-    def __init__(self, connection, host):
-        self.connection = connection
-        authority = host.encode()
+    def __init__(self, host, port):
+        self.connection = connect(host, port)
+        authority = f"{host}:{port}".encode()
         # RFC 7541, Appendix A: GET, http, /, and the authority as a literal.
         self.headers = b"\x82\x86\x84\x01" + bytes([len(authority)]) + authority
         self.stream, self.received = 1, b""
         window = frame(WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big"))
-        connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + window)
+        self.connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + window)
 
     def exchange(self, count):
         opened = range(self.stream, self.stream + 2 * count, 2)
@@ -69,11 +70,22 @@ class Http2:
             count -= bool(kind in (HEADERS, DATA) and flags & END_STREAM)
 
 
+class Grpc:
+    """One channel; calls at once are streams of its connection. A call with another status than OK raises."""
+
+    def __init__(self, host, port):
+        self.call = grpc.insecure_channel(f"{host}:{port}").unary_unary(METHOD)
+
+    def exchange(self, count):
+        for answer in [self.call.future(b"ok", timeout=10.0) for _ in range(count)]:
+            assert answer.result() == b"ok"
+
+
 class Tcp:
     """One connection; an exchange sends bytes and reads the same number back, many of them at once."""
 
-    def __init__(self, connection, host):
-        self.connection = connection
+    def __init__(self, host, port):
+        self.connection = connect(host, port)
 
     def exchange(self, count):
         sent = PIECE if count > 1 else b"x" * 64
@@ -82,6 +94,12 @@ class Tcp:
         left = len(sent) * count
         while left:
             left -= len(read(self.connection))
+
+
+def connect(host, port):
+    connection = socket.create_connection((host, port), 10.0)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
 
 
 def read(connection):
@@ -101,13 +119,11 @@ def repeat(exchange, count, seconds):
 
 def main():
     protocol, host, port, seconds = sys.argv[1:]
-    with socket.create_connection((host, int(port)), 10.0) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = {"http1": Http1, "http2": Http2, "tcp": Tcp}[protocol](connection, f"{host}:{port}")
-        at_once = 8 if protocol == "tcp" else AT_ONCE  # more bytes than buffers hold would block both sides
-        client.exchange(1)  # look-ups and handshakes do not count
-        latency = 1000 * statistics.median(repeat(client.exchange, 1, float(seconds)))
-        taken = repeat(client.exchange, at_once, float(seconds))
+    client = {"http1": Http1, "http2": Http2, "grpc": Grpc, "tcp": Tcp}[protocol](host, int(port))
+    at_once = 8 if protocol == "tcp" else AT_ONCE  # more bytes than buffers hold would block both sides
+    client.exchange(1)  # look-ups and handshakes do not count
+    latency = 1000 * statistics.median(repeat(client.exchange, 1, float(seconds)))
+    taken = repeat(client.exchange, at_once, float(seconds))
     amount = at_once * (len(PIECE) / 1e6 if protocol == "tcp" else 1)
     print(json.dumps([latency, amount * len(taken) / sum(taken)]))
 

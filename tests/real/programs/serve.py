@@ -1,18 +1,23 @@
-"""A fast server for measurements: HTTP/1.1 and HTTP/2 without TLS on the first port, an echo of bytes on the second.
+"""A fast server for measurements, without TLS: HTTP/1.1 and HTTP/2 on the first port, an echo of bytes on the second,
+gRPC on the third.
 
-It answers every request with status 200. It knows as much of HTTP/2 as a proxy sends to it.
+It answers every request with status 200. It knows as much of HTTP/2 as a proxy sends to it. gRPC is grpcio's.
 """
 
 import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+
+import grpc
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 DATA, HEADERS, SETTINGS, PING = 0, 1, 4, 6
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 STATUS_200 = b"\x88"  # RFC 7541, Appendix A, index 8
+METHOD = "/measure.Echo/Say"
 
 
 def frame(kind, flags, stream, payload=b""):
@@ -81,7 +86,19 @@ def serve(server, answer):
         threading.Thread(target=talk, args=(server.accept()[0],), daemon=True).start()
 
 
+class Echo(grpc.GenericRpcHandler):
+    """Answers calls of METHOD with what they send."""
+
+    def service(self, call):
+        return grpc.unary_unary_rpc_method_handler(lambda sent, _: sent) if call.method == METHOD else None
+
+
 if __name__ == "__main__":
-    for port, answer in zip(sys.argv[1:], (answer_http, echo), strict=True):
-        threading.Thread(target=serve, args=(socket.create_server(("", int(port))), answer)).start()
+    *others, grpc_port = map(int, sys.argv[1:])
+    for port, answer in zip(others, (answer_http, echo), strict=True):
+        threading.Thread(target=serve, args=(socket.create_server(("", port)), answer)).start()
+    server = grpc.server(ThreadPoolExecutor(2), (Echo(),))
+    server.add_insecure_port(f"0.0.0.0:{grpc_port}")
+    server.start()
     print("up", flush=True)
+    server.wait_for_termination()

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.kit.host.netlink import read_body, read_messages, write_attribute
+from exclave.kit.netlink.messages import read_body, read_messages, write_attribute
 from exclave.redirect.kernel.half_open import HalfOpen, forget_half_open, parse_half_open
 from support.needs import need
 from support.network_namespace import in_network_namespace

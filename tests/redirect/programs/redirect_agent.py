@@ -17,6 +17,7 @@ from exclave.redirect.keepalive import open_keepalive
 from exclave.redirect.private_table import open_private_table
 from exclave.redirect.reconciler import open_redirect, open_table
 from exclave.redirect.rules.policy import RedirectPolicy, Server  # noqa: F401  the policy's repr names both
+from exclave.redirect.source_routing import open_source_routing
 
 
 def report(**event: object) -> None:
@@ -35,7 +36,13 @@ async def read_word() -> str:
 async def main(runtime: Path, policy: RedirectPolicy) -> None:
     endings = EndingSwitch()
     private = open_private_table(policy.proxy_uid, endings)
-    async with private, open_link(endings), open_table(endings), open_keepalive(runtime, endings):
+    async with (
+        private,
+        open_link(endings),
+        open_source_routing(Latest(policy.addresses), endings),
+        open_table(endings),
+        open_keepalive(runtime, endings),
+    ):
         async with open_redirect(Latest[RedirectPolicy | None](policy), runtime, endings):
             report(up=True)
             if (word := await read_word()) != "hand-over":

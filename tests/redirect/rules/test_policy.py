@@ -61,6 +61,15 @@ def test_addresses_outside_the_cluster_can_bypass_the_proxy(capture: str, networ
     assert (policy.networks, policy.outbound) == (networks, True)
 
 
+@pytest.mark.parametrize(
+    ("of_the_group", "closes"), [(None, False), ("audit", False), ("deny", True), ("cluster-unauthenticated", True)]
+)
+def test_other_addresses_are_closed_unless_the_default_policy_refuses_nobody(
+    of_the_group: str | None, closes: bool
+) -> None:
+    assert made(make_settings(inbound_policy=of_the_group)).closes is closes
+
+
 def test_a_network_with_host_bits_means_what_linkerd_reads() -> None:
     settings = make_settings()
     linkerd = replace(settings.linkerd, cluster_networks=("10.1.2.3/8", "fd00::1/8"))

@@ -8,7 +8,8 @@ from exclave.admin.objects import Change, Manifest, plan_change
 from exclave.admin.tables import few
 from exclave.api import requests as kinds
 from exclave.api.definitions.account_rights import adopted_names, bindings_text, foreign_bindings, not_adopted
-from exclave.api.names import ACCOUNTS_LABEL, accounts_namespace
+from exclave.api.malformed import mapping_in
+from exclave.api.names import ACCOUNTS_LABEL, ADOPTED, CONTROLLER, INSTALLATION, accounts_namespace
 from exclave.api.requests import Object
 
 # Groups that contain every machine's account.
@@ -85,6 +86,27 @@ def foreign_rights_rows(groups: Iterable[Object], bindings: Iterable[Object], co
             found.append(f"group {namespace}/{name}: {bindings_text(new)}")
     hint = "delete these, or accept them: kubectl exclave group create NAME -n NAMESPACE --adopt"
     return [row("nobody else has rights among machines' accounts", few(found), hint)]
+
+
+def controller_namespace_row(found: Object, foreign: Sequence[Object], *, has_account: bool, may_share: bool) -> Row:
+    """Is the controller's namespace its own? `found` is the Namespace, `foreign` the RoleBindings of others in it.
+
+    `has_account`: the controller's account was there before. `may_share`: it may be others' namespace, too.
+    """
+    name, labels = found["metadata"]["name"], mapping_in(mapping_in(found, "metadata"), "labels")
+    is_ours = labels.get(INSTALLATION) == name or labels.get("linkerd.io/extension") == "exclave"
+    new, accepted = not_adopted(foreign, adopted_names(found)), adopted_names(found)
+    claims = [bindings_text(new)] if new else []
+    claims += [f"ServiceAccount {CONTROLLER}"] if has_account and not is_ours else []
+    fault, hint = None, "delete the namespace, or accept it: kubectl exclave install --adopt"
+    if claims or not is_ours:
+        made = "" if is_ours else ", which somebody else has made,"
+        fault = f"who has rights in namespace {name}{made} may be able to sign certificates of the mesh"
+        fault += f"; found: {'; '.join(claims)}" if claims else ""
+    if is_ours:
+        names = ",".join(sorted({*accepted, *(one["metadata"]["name"] for one in new)}))
+        hint = f"delete these, or accept them: kubectl annotate namespace {name} --overwrite {ADOPTED}={names}"
+    return row("nobody else has rights in the controller's namespace", fault, hint, "warning" if may_share else "error")
 
 
 def _reaches(subject: Object, accounts_namespaces: frozenset[str]) -> bool:

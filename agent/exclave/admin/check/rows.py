@@ -1,7 +1,7 @@
 """The rows of `check`: pure functions from objects to rows, and the two forms of the report."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +11,9 @@ from exclave.api.group import account_of
 from exclave.api.issuer import Issuer, has_anchor_key, read_anchors, read_issuer
 from exclave.api.malformed import mapping_in
 from exclave.api.member import READY, condition_of, view_member
-from exclave.api.names import GROUP_LABEL
+from exclave.api.names import GROUP_LABEL, SETTINGS_KEY, group_of_member, settings_name
 from exclave.api.requests import Object
-from exclave.api.settings import LinkerdSettings
+from exclave.api.settings import LinkerdSettings, digest
 from exclave.api.workload.opaque_ports import OpaqueMismatch
 from exclave.kit.formats.times import epoch, rfc3339
 from exclave.kit.formats.visible_text import VisibleText, join_lines, with_head
@@ -133,13 +133,17 @@ def controller_rows(deployment: Object | None, lease: Object | None, now: float)
 
 
 def group_rows(
-    groups: Iterable[Object], headless: Iterable[str], mismatches: Sequence[OpaqueMismatch] = ()
+    groups: Iterable[Object],
+    headless: Iterable[str],
+    mismatches: Sequence[OpaqueMismatch] = (),
+    controller_namespace: str = "exclave",
+    linkerd_namespace: str = "linkerd",
 ) -> list[Row]:
     """Are groups accepted, does a Service endanger Linkerd's controller, do Services agree on opaque ports?"""
     refused = [
         f"{group['metadata']['namespace']}/{group['metadata']['name']}: {why}"
         for group in groups
-        if (why := group_refusal(group)) is not None
+        if (why := group_refusal(group, controller_namespace, linkerd_namespace)) is not None
     ]
     services = ", ".join(sorted(headless)) or None
     crash = "a request for one workload's name in a headless Service crashes Linkerd's destination controller"
@@ -153,6 +157,27 @@ def group_rows(
             "warning",
         ),
     ]
+
+
+def settings_row(
+    groups: Iterable[Object], config_maps: Mapping[tuple[str, str], Object], members: Sequence[Object]
+) -> Row:
+    """Are the settings in each group's ConfigMap those that the controller has written? Members use no others.
+
+    `config_maps` by the group's namespace and name.
+    """
+    found = []
+    for group in groups:
+        where, name = group["metadata"]["namespace"], group["metadata"]["name"]
+        statuses = {
+            str(mapping_in(one, "status").get("settings") or "")
+            for one in members
+            if (one["metadata"].get("namespace"), group_of_member(one["metadata"]["name"])) == (where, name)
+        } - {""}
+        text = mapping_in(config_maps.get((where, name)), "data").get(SETTINGS_KEY)
+        if statuses and (not isinstance(text, str) or digest(text) not in statuses):
+            found.append(f"ConfigMap {settings_name(name)} in {where} {'has been changed' if text else 'is missing'}")
+    return row("the settings of every group are the controller's", few(found), "check whether the controller runs")
 
 
 def member_rows(members: Iterable[Object]) -> list[Row]:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from exclave.admin import arguments
+from exclave.admin.check.overlaps import address_rows, cluster_addresses, overlap_rows
 from exclave.admin.check.proxies import proxy_rows
 from exclave.admin.check.rights import (
     accounts_namespace_rows,
+    controller_namespace_row,
     excess_rights_rows,
     foreign_rights_rows,
     namespace_suffix_rows,
@@ -34,6 +36,7 @@ from exclave.admin.check.rows import (
     report_rows,
     report_text,
     row,
+    settings_row,
 )
 from exclave.admin.check.snapshot import ClusterSnapshot, find_foreign, find_linkerd, find_opaque_ports
 from exclave.admin.group.checks import selects_group
@@ -41,12 +44,13 @@ from exclave.admin.kubectl import Kubectl
 from exclave.admin.objects import guard_manifests
 from exclave.admin.session import Session
 from exclave.api import requests as kinds
+from exclave.api.definitions.account_rights import foreign_to_controller
 from exclave.api.definitions.admission import admission_fault
 from exclave.api.fields import FieldError
 from exclave.api.group import Port, parse_group
 from exclave.api.issuer import read_anchors
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
-from exclave.api.names import ELECTION
+from exclave.api.names import ELECTION, settings_name
 from exclave.api.requests import Object
 from exclave.api.workload.opaque_ports import opaque_mismatches
 from exclave.errors import ApiRefusal, ClusterError
@@ -115,8 +119,14 @@ def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
         ),
         SETTINGS_READ: lambda: _linkerd(session, found),
         "the issuer chains to Linkerd's trust anchors": lambda: _issuer(session, found),
-        "every group is accepted": lambda: _groups(session, found),
+        "every group is accepted": lambda: _groups(session, found, where),
+        "the settings of every group are the controller's": lambda: _settings(kubectl, found),
         "policies name groups as they name pods": lambda: _policies_of_groups(kubectl, found),
+        "groups share no Service and no identity": lambda: _overlaps(kubectl, found),
+        "no member has an address of the cluster": lambda: address_rows(
+            kubectl.list(kinds.EXTERNAL_WORKLOADS),
+            cluster_addresses(*(kubectl.list(kind) for kind in (kinds.NODES, kinds.SERVICES, kinds.ENDPOINT_SLICES))),
+        ),
         "every member sends heartbeats": lambda: member_rows(kubectl.list(kinds.MEMBERS)),
         "no member reports a problem": lambda: report_rows(kubectl.list(kinds.EXTERNAL_WORKLOADS)),
         "machines have no other rights": lambda: excess_rights_rows(
@@ -125,6 +135,7 @@ def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
         "nobody else has rights among machines' accounts": lambda: foreign_rights_rows(
             found.groups, found.bindings, where
         ),
+        "nobody else has rights in the controller's namespace": lambda: _controller_namespace(found, where),
         "namespaces of machines' accounts contain nothing else": lambda: accounts_namespace_rows(
             [one for home in found.accounts_namespaces for one in find_foreign(kubectl, home)]
         ),
@@ -164,6 +175,15 @@ def _rights(found: ClusterSnapshot) -> list[Row]:
     return rights_rows(ours, groups)
 
 
+def _controller_namespace(found: ClusterSnapshot, where: str) -> list[Row]:
+    namespace = next((one for one in found.namespaces if one["metadata"]["name"] == where), None)
+    if namespace is None:
+        return []  # the check of the Deployment reports it
+    bindings = [one for one in found.bindings if one["metadata"].get("namespace") == where]
+    foreign = foreign_to_controller(bindings, where)
+    return [controller_namespace_row(namespace, foreign, has_account=False, may_share=True)]
+
+
 def _issuer(session: Session, found: ClusterSnapshot) -> list[Row]:
     where, name = found.installation.issuer_namespace, found.installation.issuer_secret
     roots = session.kubectl.get(kinds.CONFIG_MAPS, found.linkerd, TRUST_ROOTS)
@@ -186,7 +206,7 @@ def _linkerd(session: Session, found: ClusterSnapshot) -> list[Row]:
     return [row(SETTINGS_READ, refused, "set each of these keys right: linkerd upgrade, or helm upgrade")]
 
 
-def _groups(session: Session, found: ClusterSnapshot) -> list[Row]:
+def _groups(session: Session, found: ClusterSnapshot, where: str) -> list[Row]:
     namespaces = sorted({group["metadata"]["namespace"] for group in found.groups})
     services = {namespace: session.kubectl.list(kinds.SERVICES, namespace) for namespace in namespaces}
     headless = [
@@ -204,7 +224,23 @@ def _groups(session: Session, found: ClusterSnapshot) -> list[Row]:
         if listed is not None and selects_group(service, group)
         for one in opaque_mismatches(service, group["metadata"]["name"], _ports(group), listed)
     ]
-    return group_rows(found.groups, headless, mismatches)
+    return group_rows(found.groups, headless, mismatches, where, found.linkerd)
+
+
+def _settings(kubectl: Kubectl, found: ClusterSnapshot) -> list[Row]:
+    places = [(group["metadata"]["namespace"], group["metadata"]["name"]) for group in found.groups]
+    stored = {place: kubectl.get(kinds.CONFIG_MAPS, place[0], settings_name(place[1])) for place in places}
+    there = {place: one for place, one in stored.items() if one is not None}
+    return [settings_row(found.groups, there, kubectl.list(kinds.MEMBERS))]
+
+
+def _overlaps(kubectl: Kubectl, found: ClusterSnapshot) -> list[Row]:
+    namespaces = sorted({group["metadata"]["namespace"] for group in found.groups})
+    services, pods = (
+        [one for namespace in namespaces for one in kubectl.list(kind, namespace)]
+        for kind in (kinds.SERVICES, kinds.PODS)
+    )
+    return overlap_rows(found.groups, services, pods)
 
 
 def _ports(group: Object) -> tuple[Port, ...]:

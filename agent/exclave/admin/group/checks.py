@@ -10,6 +10,7 @@ from typing import Any
 
 from exclave.api.fields import FieldError
 from exclave.api.group import (
+    MOST_CORES,
     GroupSpec,
     Port,
     account_of,
@@ -122,12 +123,15 @@ def checked_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
     return checked
 
 
-def group_refusal(group: Object) -> str | None:
-    """The reason why a group is not accepted, by its condition, or else by its spec; None if there is none."""
+def group_refusal(group: Object, controller_namespace: str, linkerd_namespace: str) -> str | None:
+    """The reason why a group is not accepted, by its condition, its namespace or its spec; None if there is none."""
     # Kubernetes 1.30 writes no condition of a group that is older than a rule of its definition.
     accepted = condition_of(group, "Accepted")
     if accepted is not None and not accepted.status:
         return accepted.message
+    namespace = group["metadata"]["namespace"]
+    if (why := namespace_fault(namespace, controller_namespace, linkerd_namespace)) is not None:
+        return f"namespace {namespace} {why}"
     try:
         checked_spec(group["metadata"]["name"], mapping_in(group, "spec"))
     except UsageError as problem:
@@ -245,6 +249,7 @@ def group_warnings(
         ),
         *_neighbour_warnings(name, spec, others, found),
         *_account_warnings(spec.service_account, pods),
+        *_label_warnings(name, spec),
     ]
 
 
@@ -302,6 +307,14 @@ def _account_warnings(account: str, pods: Sequence[Object]) -> Iterable[str]:
         )
 
 
+def _label_warnings(name: str, spec: GroupSpec) -> Iterable[str]:
+    if found := [key for key in spec.labels if key.partition("/")[0].endswith("linkerd.io")]:
+        yield (
+            f"group {name} has labels of Linkerd's own, {', '.join(found)}: its policies and commands may take the "
+            "members for a part of Linkerd; use other labels"
+        )
+
+
 def _pods(count: int) -> str:
     return "1 pod" if count == 1 else f"{count} pods"
 
@@ -328,8 +341,12 @@ def _read_duration(option: str, text: str) -> str:
 
 
 def _port_number(text: str, option: str = "--port") -> int:
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 65535:
-        raise ValueError(f"{option}: a number from 1 to 65535 was expected, found {text!r}")
+    return _number(text, option, 65535)
+
+
+def _number(text: str, option: str, most: int) -> int:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= most:
+        raise ValueError(f"{option}: a number from 1 to {most} was expected, found {text!r}")
     return int(text)
 
 
@@ -352,5 +369,6 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "service_account": ("serviceAccount", str),
     "capture": ("capture", str),
     "inbound_policy": ("inboundPolicy", str),
+    "proxy_cores": ("proxyCores", partial(_number, option="--proxy-cores", most=MOST_CORES)),
 }
 """The key in a group's spec that each option of `group create` sets, and what reads its text or each of its texts."""

@@ -99,6 +99,7 @@ def _add_create(verbs: arguments.Subparsers) -> None:
         ("--certificate-lifetime", "TIME", "lifetime of its machines' certificates; default: 24h"),
         ("--failure", "POLICY", f"what happens to traffic when the proxy is down: {lost}"),
         ("--forget-after", "TIME", "delete a member after so much time without a heartbeat; default: 720h"),
+        ("--proxy-cores", "N", "threads of each proxy that carry traffic; default: as Linkerd sets it for pods"),
     ):
         create.add_argument(option, metavar=metavar, help=summary)
     outbound = "outbound traffic that goes through the proxy; default: cluster"
@@ -332,6 +333,7 @@ def group_lines(
         ("Certificates", f"valid for {format_duration(spec.certificate_lifetime)}"),
         ("Capture", spec.capture),
         ("Inbound policy", spec.inbound_policy or "the mesh's"),
+        ("Proxy cores", str(spec.proxy_cores or "the mesh's")),
         ("Probes", ", ".join(f"{probe.kind} {probe.port}" for probe in spec.probes)),
         ("On failure", f"after {format_duration(lost.after)}: outbound {lost.outbound}, inbound {lost.inbound}"),
         ("Forgotten", f"{format_duration(spec.forget_after)} after the last heartbeat"),

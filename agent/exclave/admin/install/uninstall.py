@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from exclave.admin import arguments
 from exclave.admin.check.snapshot import ClusterSnapshot
 from exclave.admin.kubectl import Objects
-from exclave.admin.objects import ISSUER, Installation, first_objects, later_objects
+from exclave.admin.objects import Installation, first_objects, later_objects
 from exclave.admin.session import Session
 from exclave.admin.tables import few
 from exclave.api import requests as kinds
 from exclave.api.malformed import mapping_in, object_title
-from exclave.api.names import CONTROLLER, DRAIN, FINALIZER, GROUP_FINALIZER, PORTS_FINALIZER, settings_name
+from exclave.api.names import CONTROLLER, DRAIN, FINALIZER, GROUP_FINALIZER, ISSUER, PORTS_FINALIZER, settings_name
 from exclave.api.requests import Object, Resource
 from exclave.api.workload.withdrawal import NOTICE, withdrawal
 from exclave.errors import ApiRefusal, UsageError

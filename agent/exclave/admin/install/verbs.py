@@ -9,14 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from exclave.admin import arguments
-from exclave.admin.check.rights import pending_changes
+from exclave.admin.check.rights import ObjectIndex, controller_namespace_row, index_objects, pending_changes
 from exclave.admin.check.rows import Row, anchor_row, report_text, row
 from exclave.admin.check.snapshot import ClusterSnapshot, find_linkerd
 from exclave.admin.check.verbs import TRUST_ROOTS, check_prerequisites
+from exclave.admin.install.ownership import (
+    NOT_OTHERS,
+    PRUNED,
+    labelled,
+    obsolete,
+    outcome,
+    owners_row,
+)
+from exclave.admin.kubectl_errors import FieldConflicts, FieldOwner
 from exclave.admin.objects import (
     CREDENTIAL_LIFE,
     IMAGE,
-    ISSUER,
     Installation,
     KeyPair,
     Manifest,
@@ -29,9 +37,10 @@ from exclave.admin.session import Session
 from exclave.admin.tables import human_duration, yaml_file
 from exclave.admin.token.verbs import LONGEST_CREDENTIAL, credential_note
 from exclave.api import requests as kinds
+from exclave.api.definitions.account_rights import adopted_names, adopted_text, foreign_to_controller
 from exclave.api.issuer import read_anchors, read_issuer
 from exclave.api.member import READY, condition_of
-from exclave.api.names import CONTROLLER
+from exclave.api.names import ADOPTED, CONTROLLER, INSTALLATION, ISSUER
 from exclave.api.requests import Resource
 from exclave.cluster.credential import read_token_times
 from exclave.errors import ApiRefusal, UsageError
@@ -57,6 +66,11 @@ def add_commands(subparsers: arguments.Subparsers) -> None:
         "kubectl exclave install --use-linkerd-issuer --dry-run | less",
     )
     _add_choices(install, "linkerd", "this version's")
+    install.add_argument(
+        "--adopt",
+        action="store_true",
+        help="use the controller's namespace also if others have made it or have rights in it, and accept these",
+    )
     upgrade = arguments.add_verb(
         subparsers,
         "upgrade",
@@ -99,8 +113,8 @@ def _install(session: Session, options: argparse.Namespace) -> int:
     if options.dry_run:
         _print(session, choice, [])
         return 0
-    _require_prerequisites(session, choice)
-    _apply_installation(session, choice)
+    _require_prerequisites(session, choice, may_share=options.adopt)
+    _apply_installation(session, choice, adopt=options.adopt)
     session.note(
         "check it: kubectl exclave check", "then create a group: kubectl exclave group create NAME -n NAMESPACE …"
     )
@@ -127,7 +141,7 @@ def _upgrade(session: Session, options: argparse.Namespace) -> int:
     if options.dry_run:
         _print(session, choice, groups)
         return 0
-    _require_prerequisites(session, choice)
+    _require_prerequisites(session, choice, may_share=True)
     if choice.image == before.image and not is_ours(before.image):
         session.note(f"the controller's image stays {before.image}; to change it: --image")
     _apply_installation(session, choice)
@@ -183,23 +197,59 @@ def _print(session: Session, choice: Installation, groups: list[Manifest]) -> No
         )
 
 
-def _apply_installation(session: Session, choice: Installation) -> None:
-    first, later = first_objects(), later_objects(choice)
-    _apply(session, first)
+def _apply_installation(session: Session, choice: Installation, *, adopt: bool = False) -> None:
+    first, later = ([labelled(one, choice.namespace) for one in some] for some in _objects(choice))
+    found = _existing(session, [*first, *later])
+    accepted = _accepted(session, choice, adopt=adopt)
+    _apply(session, first, found)
     for one in first:
         session.wait_until(lambda name=one.name: _is_served(session, name), f"{one.name} to be served")  # type: ignore[misc]
     policies = [one for one in later if one.resource.kind.startswith("ValidatingAdmission")]
     namespaces = [one for one in later if one.resource is kinds.NAMESPACES]
     # Policies before rights, the namespace before its objects.
+    for one in namespaces:
+        if accepted:
+            one.body["metadata"]["annotations"] = {ADOPTED: accepted}
     for batch in (policies, namespaces, [one for one in later if one not in policies and one not in namespaces]):
-        _apply(session, batch)
-    for one in (*first, *later):
-        print_out(f"{one.resource.kind} {one.name} applied")
+        _apply(session, batch, found)
+    _prune(session, choice)
     _measure_credential_life(session, choice)
 
 
-def _apply(session: Session, batch: Sequence[Manifest], *, dry_run: bool = False) -> None:
-    session.kubectl.apply([one.body for one in batch], dry_run=dry_run)
+def _objects(choice: Installation) -> tuple[list[Manifest], list[Manifest]]:
+    return first_objects(), later_objects(choice)
+
+
+def _existing(session: Session, wanted: Sequence[Manifest]) -> ObjectIndex:
+    return index_objects(session.kubectl.existing([one.body for one in wanted]))
+
+
+def _index_key(one: Manifest) -> tuple[str, str, str]:
+    return one.resource.kind, one.namespace or "", one.name
+
+
+def _accepted(session: Session, choice: Installation, *, adopt: bool) -> str:
+    """The names of the RoleBindings of others that the admin accepts now, or has accepted before."""
+    bindings = session.kubectl.list(kinds.ROLE_BINDINGS, choice.namespace)
+    foreign = foreign_to_controller(bindings, choice.namespace)
+    names = adopted_names(session.kubectl.get(kinds.NAMESPACES, None, choice.namespace))
+    return adopted_text([one for one in foreign if adopt or one["metadata"]["name"] in names])
+
+
+def _apply(session: Session, batch: Sequence[Manifest], found: ObjectIndex) -> None:
+    """Apply objects, and print what this has done to each. `found`: as they were before."""
+    applied = index_objects(session.kubectl.apply([one.body for one in batch]))
+    for one in batch:
+        key = _index_key(one)
+        print_out(f"{one} {outcome(found.get(key), applied[key])}")
+
+
+def _prune(session: Session, choice: Installation) -> None:
+    """Delete what an earlier version has made here, and this one does not need."""
+    selector = f"{INSTALLATION}={choice.namespace}"
+    for resource in PRUNED:
+        for one in obsolete(session.kubectl.list(resource, None, selector), later_objects(choice)):
+            session.delete(resource, one["metadata"].get("namespace"), one["metadata"]["name"])
 
 
 def _is_served(session: Session, name: str) -> bool:
@@ -253,28 +303,63 @@ def _key_pair(options: argparse.Namespace) -> KeyPair | None:
 # The checks before an installation or upgrade: all run before anything is created.
 
 
-def _require_prerequisites(session: Session, choice: Installation) -> None:
-    """Raise UsageError if a check fails; nothing has been created by then."""
+def _require_prerequisites(session: Session, choice: Installation, *, may_share: bool) -> None:
+    """Raise UsageError if a check fails; nothing has been created by then.
+
+    `may_share`: others may have rights in the controller's namespace.
+    """
     rows = [
         *check_prerequisites(session, choice.linkerd),
-        _namespace_row(session, choice),
+        *_namespace_rows(session, choice, may_share=may_share),
         _rights_row(session, choice),
     ]
     if choice.issuer == "cert-manager":
         rows += _cert_manager(session, choice)
     if choice.key_pair is not None and all(one.result != "error" for one in rows):
         rows += _issuer_rows(session, choice)
+    if all(one.result != "error" for one in rows):
+        rows.append(_owners_row(session, choice))
     failed = [one for one in rows if one.result == "error"]
     if failed:
         raise UsageError(f"exclave cannot be installed here:\n{report_text(rows)}", failed[0].hint)
     session.warn([f"{one.problem}: {one.hint}" for one in rows if one.result == "warning"])
 
 
-def _namespace_row(session: Session, choice: Installation) -> Row:
-    found = session.kubectl.get(kinds.NAMESPACES, None, choice.namespace) or {}
-    is_deleting = bool((found.get("metadata") or {}).get("deletionTimestamp"))
-    problem = f"namespace {choice.namespace} is being deleted" if is_deleting else None
-    return row("no earlier installation is being deleted", problem, "try again when it is gone")
+def _namespace_rows(session: Session, choice: Installation, *, may_share: bool) -> list[Row]:
+    where, kubectl = choice.namespace, session.kubectl
+    found = kubectl.get(kinds.NAMESPACES, None, where)
+    is_deleting = found is not None and bool(found["metadata"].get("deletionTimestamp"))
+    problem = f"namespace {where} is being deleted" if is_deleting else None
+    deleting = row("no earlier installation is being deleted", problem, "try again when it is gone")
+    if found is None or is_deleting:
+        return [deleting]
+    foreign = foreign_to_controller(kubectl.list(kinds.ROLE_BINDINGS, where), where)
+    has_account = kubectl.get(kinds.SERVICE_ACCOUNTS, where, CONTROLLER) is not None
+    return [deleting, controller_namespace_row(found, foreign, has_account=has_account, may_share=may_share)]
+
+
+def _owners_row(session: Session, choice: Installation) -> Row:
+    """Do other programs manage fields that would change? A dry run without force shows their owners."""
+    first, later = _objects(choice)
+    found = _existing(session, [*first, *later])
+    deployment = found.get((kinds.DEPLOYMENTS.kind, choice.namespace, CONTROLLER))
+    if deployment is not None and is_managed_by_helm(deployment):
+        return Row(NOT_OTHERS, "error", "Helm manages this installation", "upgrade it: helm upgrade RELEASE CHART")
+    there = [one for one in (*first, *later) if _index_key(one) in found]
+    conflicts: dict[str, tuple[FieldOwner, ...]] = {}
+    if _conflicts(session, there):  # kubectl's message does not name the objects
+        conflicts = {str(one): owners for one in there if (owners := _conflicts(session, [one]))}
+    return owners_row(conflicts)
+
+
+def _conflicts(session: Session, objects: Sequence[Manifest]) -> tuple[FieldOwner, ...]:
+    """The other owners of fields that applying these objects would change; () without objects."""
+    try:
+        if objects:
+            session.kubectl.apply([one.body for one in objects], dry_run=True, force=False)
+    except FieldConflicts as found:
+        return found.owners
+    return ()
 
 
 def _rights_row(session: Session, choice: Installation) -> Row:
@@ -293,7 +378,7 @@ def _rights_row(session: Session, choice: Installation) -> Row:
     if missing:
         return Row(title, "error", f"you may not {', '.join(missing)}", hint)
     try:
-        _apply(session, [one for one in objects if can_dry_run(one, choice)], dry_run=True)
+        session.kubectl.apply([one.body for one in objects if can_dry_run(one, choice)], dry_run=True)
     except ApiRefusal as refusal:
         return Row(title, "error", refusal.message, f"only who has a right, or may escalate, can grant it: {hint}")
     return Row(title)

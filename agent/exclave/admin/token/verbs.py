@@ -10,14 +10,12 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from math import ceil
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
-
-from cryptography import x509
 
 from exclave.admin import arguments
 from exclave.admin.check.snapshot import find_linkerd, find_linkerd_namespace
@@ -33,21 +31,27 @@ from exclave.admin.objects import (
 )
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing, age, human_duration, object_name, yaml_text
-from exclave.api.join_token import JoinToken, encode_token
+from exclave.api.join_token import JoinToken, encode_token, is_host
 from exclave.api.linkerd.proxy_image import PODS_LABEL, running_images, with_digest
 from exclave.api.member import condition_of
 from exclave.api.names import ACCOUNTS_LABEL, EXPIRES, accounts_namespace, parse_member_name
 from exclave.api.requests import MEMBERS, NAMESPACES, PODS, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, Object
 from exclave.cluster.credential import read_token_times
+from exclave.cluster.endpoint import Access
+from exclave.cluster.http_proxy import HttpProxy
 from exclave.errors import ApiRefusal, ClusterError, Fault, UsageError
+from exclave.kit.formats.proxy_url import check_proxy_url
 from exclave.kit.formats.times import epoch, format_duration, parse_duration, rfc3339
 from exclave.kit.formats.visible_text import VisibleText
+from exclave.kit.formats.x509 import pem_of, read_certificate_file
 from exclave.kit.host.output import print_out
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 ID_LENGTH = 5
 
 LONGEST_CREDENTIAL = 30 * 86400.0  # seconds of lifetime that we request for a machine's credential
+MOST_JWT = 2048  # characters of a Kubernetes token, with room
+
 SLACK = 60.0  # seconds of difference that we ignore, because clocks differ
 
 NO_IMAGE = (
@@ -130,6 +134,17 @@ def add_commands(subparsers: arguments.Subparsers) -> None:
         help="URL at which machines reach the API server; repeatable; default: the kubeconfig's",
     )
     create.add_argument("--ca-file", type=Path, metavar="FILE", help="PEM file with its CA; default: the kubeconfig's")
+    create.add_argument(
+        "--system-ca", action="store_true", help="machines trust their own CAs: the server has a public certificate"
+    )
+    create.add_argument(
+        "--tls-server-name",
+        metavar="NAME",
+        help="the name in its certificate; default: the kubeconfig's, else the URL's",
+    )
+    create.add_argument(
+        "--proxy-url", metavar="URL", help='HTTP proxy that machines use to reach it, or ""; default: the kubeconfig\'s'
+    )
     arguments.add_controller_namespace(create)
     arguments.add_output(create, "json", "yaml", "name")
     arguments.add_list(verbs, _list, "join tokens", "kubectl exclave token list -A")
@@ -142,7 +157,8 @@ def _create(session: Session, options: argparse.Namespace) -> int:
     ttl = read_ttl(options.ttl)
     check_uses(options.uses)
     group = choose_group(options.group, options.member, options.uses)
-    servers, ca = _access(session, options)
+    way = _access(session, options)
+    check_size(way, session.namespace, group)
     _check_group(session, group)
     now = session.now()
     if options.member is not None:
@@ -154,7 +170,7 @@ def _create(session: Session, options: argparse.Namespace) -> int:
     jwt = _account_and_token(session, manifest, int(ttl))
     expires = _settle_expiry(session, manifest, jwt, now, ttl)
     image = _running_image(session, options.controller_namespace)
-    line = encode_token(JoinToken(servers, ca, session.namespace, group, jwt, expires, image))
+    line = encode_token(replace(token_of(way, session.namespace, group, jwt, expires), proxy_image=image))
     (account,) = token_accounts([manifest.body])
     result: Object = {"token": line, "id": account.id, "account": account.name, "group": group}
     result |= {"namespace": session.namespace, "uses": options.uses, "expires": rfc3339(expires)}
@@ -204,15 +220,34 @@ def _cap_notes(session: Session, controllers: str) -> list[str]:
     return [note] if note else []
 
 
-def _access(session: Session, options: argparse.Namespace) -> tuple[tuple[str, ...], str]:
-    """The API server's URLs and CA for the machine."""
-    server, ca = session.kubectl.cluster()
-    servers = tuple(options.server or [server])
+def _access(session: Session, options: argparse.Namespace) -> Access:
+    """The way of the machine to the API server."""
+    cluster = session.kubectl.cluster()
+    servers = tuple(options.server or [cluster.server])
+    is_other = options.server is not None  # what the kubeconfig has may be of no use for another URL
+    ca = b"" if options.system_ca else cluster.ca
     if options.ca_file is not None:
-        ca = arguments.load_pem("--ca-file", options.ca_file)
-    check_access(servers, ca)
+        ca = arguments.load_file("--ca-file", options.ca_file)
+    elif not ca and not options.system_ca and (cluster.skips_verification or is_other):
+        raise UsageError(
+            "the API server's CA is not known: there is none in the kubeconfig",
+            "name a PEM file with it: --ca-file FILE; or --system-ca if machines trust its certificate without one",
+        )
+    name = options.tls_server_name if options.tls_server_name is not None else "" if is_other else cluster.tls_name
+    proxy = options.proxy_url if options.proxy_url is not None else "" if is_other else cluster.proxy
+    found = check_access(servers, ca, name, proxy)
     session.warn(server_warnings(servers))
-    return servers, ca
+    if not found.ca:
+        session.note(
+            "the token has no CA: machines trust the server's certificate by the CAs that they have themselves"
+        )
+    return found
+
+
+def token_of(way: Access, namespace: str, group: str, jwt: str, expires: float) -> JoinToken:
+    """The token's content."""
+    proxy = way.proxy.url if way.proxy is not None else ""
+    return JoinToken(way.servers, way.ca, namespace, group, jwt, expires, tls_name=way.tls_name, proxy=proxy)
 
 
 def _check_group(session: Session, name: str) -> None:
@@ -413,8 +448,11 @@ def refuse_living(member: str, namespace: str) -> UsageError:
     )
 
 
-def check_access(servers: Sequence[str], ca: str) -> None:
-    """Raise UsageError if a server is no https URL, or `ca` is no CA certificate."""
+def check_access(servers: Sequence[str], ca: bytes, tls_name: str = "", proxy: str = "") -> Access:
+    """The way to the API server, with nothing of `ca` (a PEM file) but its certificates. Raises UsageError.
+
+    Without `ca`, machines use the CAs that they trust.
+    """
     for server in servers:
         parts = urlsplit(server)
         if parts.scheme != "https" or not parts.hostname:
@@ -423,11 +461,33 @@ def check_access(servers: Sequence[str], ca: str) -> None:
                 "name a URL that machines reach: --server https://10.0.0.1:6443",
             )
     try:
-        x509.load_pem_x509_certificate(ca.encode())
+        pem = "".join(map(pem_of, read_certificate_file(ca))) if ca else ""
     except ValueError:
         raise UsageError(
             "the API server's CA is not known: there is no readable one in the kubeconfig",
             "name a PEM file with it: --ca-file FILE",
+        ) from None
+    if tls_name and not is_host(tls_name):
+        raise UsageError(f"tls-server-name: {tls_name!r} is no name of a server", "name it with --tls-server-name")
+    try:
+        through = HttpProxy(check_proxy_url(proxy)) if proxy else None
+    except ValueError as problem:
+        raise UsageError(
+            f"proxy-url of the kubeconfig, or --proxy-url, cannot go into a token: {problem}",
+            "name a proxy that machines reach: --proxy-url http://proxy.example.org:3128; without any: --proxy-url ''",
+        ) from None
+    return Access(tuple(servers), pem, tls_name, through)
+
+
+def check_size(way: Access, namespace: str, group: str) -> None:
+    """Raise UsageError if a token would be too large, before anything is made."""
+    try:
+        encode_token(token_of(way, namespace, group, "x" * MOST_JWT, 0.0))
+    except ValueError as problem:
+        count = way.ca.count("BEGIN CERTIFICATE")
+        raise UsageError(
+            f"the join token would be too large, with {count} certificates of CAs: {problem}",
+            "name a file that has only the API server's CA: --ca-file FILE; if its certificate is public: --system-ca",
         ) from None
 
 

@@ -4,27 +4,40 @@ Whoever may make tokens there can be any machine of the groups. So a RoleBinding
 admin has accepted it by its name, in an annotation of the group.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from exclave.api.malformed import mapping_in, mappings_in
-from exclave.api.names import ADOPTED, CONTROLLER, MACHINES
+from exclave.api.names import ADOPTED, CONTROLLER, ISSUER, MACHINES
 from exclave.api.requests import Object
 
 MOST_SHOWN = 5  # RoleBindings, or subjects of one, in a text
 LONGEST = 100  # characters of a name in a text
 
 
+_Subject = tuple[str, str | None, str]
+"""Kind, namespace, name."""
+
+
 def foreign_bindings(bindings: Iterable[Object], accounts: str, controller_namespace: str) -> list[Object]:
     """The RoleBindings in namespace `accounts` that exclave does not make, or that others have changed."""
-    ours = {
+    ours: dict[str, _Subject] = {
         MACHINES: ("Group", None, f"system:serviceaccounts:{accounts}"),
         CONTROLLER: ("ServiceAccount", controller_namespace, CONTROLLER),
     }
+    return _without(bindings, ours)
+
+
+def foreign_to_controller(bindings: Iterable[Object], namespace: str) -> list[Object]:
+    """The RoleBindings in the controller's namespace that exclave does not make, or that others have changed."""
+    return _without(bindings, dict.fromkeys((CONTROLLER, ISSUER), ("ServiceAccount", namespace, CONTROLLER)))
+
+
+def _without(bindings: Iterable[Object], ours: Mapping[str, _Subject]) -> list[Object]:
     return [one for one in bindings if _name(one) not in ours or not _gives(one, ours[_name(one)])]
 
 
-def _gives(binding: Object, subject: tuple[str, str | None, str]) -> bool:
+def _gives(binding: Object, subject: _Subject) -> bool:
     """True if it gives the Role of its own name to this subject alone."""
     role = mapping_in(binding, "roleRef")
     subjects = [(one.get("kind"), one.get("namespace"), one.get("name")) for one in mappings_in(binding, "subjects")]
@@ -32,7 +45,10 @@ def _gives(binding: Object, subject: tuple[str, str | None, str]) -> bool:
 
 
 def adopted_names(group: Object | None) -> frozenset[str]:
-    """The names of the RoleBindings that an admin has accepted for a WorkloadGroup; never exclave's own, if changed."""
+    """The names of the RoleBindings that an admin has accepted for a WorkloadGroup, or for the controller's namespace.
+
+    Never exclave's own, if changed.
+    """
     listed = mapping_in(mapping_in(group, "metadata"), "annotations").get(ADOPTED)
     names = listed.split(",") if isinstance(listed, str) else []
     return frozenset(one.strip() for one in names) - {"", MACHINES, CONTROLLER}

@@ -5,6 +5,7 @@ from typing import Any
 from exclave.api.group import (
     INBOUND_POLICIES,
     LIMITS,
+    MOST_CORES,
     MOST_FAILURES,
     MOST_GROUP_NAME,
     MOST_LISTED,
@@ -30,6 +31,7 @@ def definition_values() -> dict[str, Any]:
     """The values of the placeholders in `crds.yaml`."""
     return {
         "INBOUND_POLICIES": ["", *INBOUND_POLICIES],
+        "MOST_CORES": MOST_CORES,
         "MOST_FAILURES": MOST_FAILURES,
         "MOST_GROUP_NAME": MOST_GROUP_NAME,
         "MOST_LISTED": MOST_LISTED,

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import yaml
 
 from exclave.api import fields
-from exclave.api.group import INBOUND_POLICIES
+from exclave.api.group import INBOUND_POLICIES, MOST_CORES
 from exclave.api.malformed import mapping_in
 from exclave.api.requests import Object
-from exclave.api.settings import MOST_WORKERS, LinkerdSettings, Workers, is_parameter
+from exclave.api.settings import LinkerdSettings, Workers, is_parameter
 
 T = TypeVar("T")
 
@@ -253,7 +253,7 @@ def _snake_case(key: str) -> str:
 
 def _count(found: object) -> int | None:
     number = _number(found)
-    return int(number) if number is not None and number == int(number) and 1 <= number <= MOST_WORKERS else None
+    return int(number) if number is not None and number == int(number) and 1 <= number <= MOST_CORES else None
 
 
 def _number(found: object) -> float | None:

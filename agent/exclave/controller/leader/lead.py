@@ -74,10 +74,15 @@ class FencedCluster:
         return await self._cluster.send(request, seconds_left)
 
     def watch(
-        self, resource: Resource, namespace: str | None, name: str | None = None, labels: str = ""
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str | None = None,
+        labels: str = "",
+        trim: Callable[[Object], Object] | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[WatchEvent]]:
         """The cluster's `watch`."""
-        return self._cluster.watch(resource, namespace, name, labels)
+        return self._cluster.watch(resource, namespace, name, labels, trim)
 
 
 class Candidate:

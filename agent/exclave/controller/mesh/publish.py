@@ -60,6 +60,7 @@ def settings_of(group: Group, mesh: Mesh, heartbeat: float) -> tuple[str, str]:
         control_plane=mesh.control_plane,
         heartbeat=heartbeat,
         group=group.spec,
+        server_ca=mesh.server_ca,
     )
     text = render_settings(settings)
     return text, digest(text)

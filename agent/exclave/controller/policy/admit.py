@@ -7,7 +7,7 @@ from exclave.api.delivery import read_delivery_key
 from exclave.api.issuer import identity_fault
 from exclave.api.member import MemberView
 from exclave.api.names import MARK_SECRET, parse_member_name
-from exclave.controller.policy.claims import lies_within, neighbour_of, plain_address
+from exclave.controller.policy.claims import lies_within, neighbour_of, plain_address, special_address
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Neighbour
 
 ABANDONED_AFTER = 600.0  # seconds after which a Member that waits to be admitted, or sent no heartbeat, is deleted
@@ -120,6 +120,10 @@ def network_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | Non
         return _no("AddressRefused", f"{stated!r} is not an address, or one of {networks} no network")
     if not is_ours:
         return _no("AddressRefused", f"{address} lies in none of the group's networks: {networks}")
+    if (kind := special_address(address)) is not None:
+        return _no("AddressRefused", f"{address} is {kind}, which no pod can use to reach the machine")
+    if snapshot.mesh is not None and snapshot.mesh.control_plane.has(address):
+        return _no("AddressRefused", f"{address} is the address of a pod of Linkerd's control plane, or of the DNS")
     return None
 
 

@@ -18,41 +18,55 @@ from exclave.kit.formats.times import epoch
 
 @dataclass
 class Claims:
-    """All Members by their claims, which are `machine <hash>` and `address <address>`."""
+    """All Members by their claims, which are `machine <hash>` and `address <address>`.
+
+    Only one that is live or lists ports decides about others. One join token can make 999 Members of one machine: they
+    must not be compared with each other.
+    """
 
     _neighbours: dict[Key, Neighbour] = field(default_factory=dict)
     _by_claim: dict[str, set[Key]] = field(default_factory=dict)
+    _deciding: dict[str, set[Key]] = field(default_factory=dict)
 
     def refresh(self, key: Key, found: Neighbour | None) -> set[Key]:
         """Replace a Member; None removes it. Returns the other Members that the change affects."""
         before = self._neighbours.get(key)
         if before == found:
             return set()
-        concerned = self._sharing(before) | self._sharing(found)
+        concerned: set[Key] = set()
+        for one in (before, found):
+            if one is not None and one.is_deciding:
+                concerned |= _sharing(self._by_claim, one)
         self._forget(key)
         if found is not None:
             self._neighbours[key] = found
-            for claim in _claims(found):
-                self._by_claim.setdefault(claim, set()).add(key)
+            for index in self._indexes(found):
+                for claim in _claims(found):
+                    index.setdefault(claim, set()).add(key)
         return concerned - {key}
 
     def sharing_with(self, key: Key) -> tuple[Neighbour, ...]:
-        """The other Members with the same machine or address."""
-        return tuple(self._neighbours[other] for other in sorted(self._sharing(self._neighbours.get(key)) - {key}))
+        """The other Members with the same machine or address that decide about this one."""
+        found = self._neighbours.get(key)
+        sharing = _sharing(self._deciding, found) if found is not None else set()
+        return tuple(self._neighbours[other] for other in sorted(sharing - {key}))
 
-    def _sharing(self, found: Neighbour | None) -> set[Key]:
-        if found is None:
-            return set()
-        return {key for claim in _claims(found) for key in self._by_claim.get(claim, ())}
+    def _indexes(self, found: Neighbour) -> tuple[dict[str, set[Key]], ...]:
+        return (self._by_claim, self._deciding) if found.is_deciding else (self._by_claim,)
 
     def _forget(self, key: Key) -> None:
         removed = self._neighbours.pop(key, None)
         if removed is None:
             return
-        for claim in _claims(removed):
-            self._by_claim[claim].discard(key)
-            if not self._by_claim[claim]:
-                del self._by_claim[claim]
+        for index in self._indexes(removed):
+            for claim in _claims(removed):
+                index[claim].discard(key)
+                if not index[claim]:
+                    del index[claim]
+
+
+def _sharing(index: dict[str, set[Key]], found: Neighbour) -> set[Key]:
+    return {key for claim in _claims(found) for key in index.get(claim, ())}
 
 
 def neighbour_of(
@@ -84,6 +98,18 @@ def plain_address(text: str) -> str:
     found = ip_address(text)
     # Linkerd, like all Go programs, treats an IPv4 address and its IPv4-mapped IPv6 form as equal.
     return str((found.ipv4_mapped if isinstance(found, IPv6Address) else None) or found)
+
+
+def special_address(address: str) -> str | None:
+    """What an address is if it is no machine's in a network. Kubernetes refuses such addresses in Endpoints, too."""
+    found = ip_address(address)
+    if found.is_loopback:
+        return "a loopback address"
+    if found.is_link_local:
+        return "a link-local address"
+    if found.is_multicast:
+        return "a multicast address"
+    return "the unspecified address" if found.is_unspecified else None
 
 
 def lies_within(address: str, networks: tuple[str, ...]) -> bool:

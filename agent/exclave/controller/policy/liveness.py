@@ -2,8 +2,11 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from exclave.api.malformed import mapping_in
 from exclave.api.member import LIVE, read_conditions
+from exclave.api.requests import Object
 from exclave.controller.cache import Cache
 from exclave.controller.policy.snapshot import Key
 
@@ -13,6 +16,7 @@ SLACK = 0.8  # the interval is halved only below this part of `MOST_WRITES`, bec
 FORGET_CLONE = 600.0  # seconds after which a second machine without heartbeats is no longer reported
 MISSED = 3  # heartbeat intervals
 MOST_HOLDERS = 16  # earlier boots of one Lease that are remembered. A copied credential returns after one or two.
+LONGEST_HOLDER = 256  # characters; the admission policy lets no machine write more
 LEAST_STORM = 3  # members that must fall silent together to count as one outage
 
 
@@ -54,6 +58,21 @@ class Holders:
         if self.returned_at is None or now - self.returned_at > FORGET_CLONE:
             return None
         return self.returned
+
+
+def lease_fields(lease: Object) -> Object:
+    """What is needed of a Lease. Anybody may store one with the label of a group, and 1.5 MB in it. Never raises."""
+    metadata, spec = mapping_in(lease, "metadata"), mapping_in(lease, "spec")
+    if not metadata or not isinstance(lease.get("spec", {}), dict):
+        return lease  # malformed: whoever reads it reports it
+    return {
+        "metadata": {key: metadata[key] for key in ("namespace", "name", "uid", "resourceVersion") if key in metadata},
+        "spec": {key: _cut(spec[key]) for key in ("holderIdentity", "renewTime") if key in spec},
+    }
+
+
+def _cut(value: Any) -> Any:
+    return value[:LONGEST_HOLDER] if isinstance(value, str) else None
 
 
 def holder_of(lease: Mapping[str, object]) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from exclave.api.group import Port
 from exclave.api.identity import server_name
+from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.member import READY, read_conditions
 from exclave.api.names import GROUP_LABEL, PORTS_FINALIZER
 from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, Object, Request, create, patch
@@ -36,6 +37,17 @@ def is_ready(workload: Object | None) -> bool:
     """True if an ExternalWorkload receives traffic."""
     conditions = ((workload or {}).get("status") or {}).get("conditions")
     return any(one.type == READY and one.status for one in read_conditions(conditions))
+
+
+def is_of_group(workload: Object) -> bool:
+    """True if an ExternalWorkload is a group's. The admission policy lets the controller touch no other."""
+    metadata = mapping_in(workload, "metadata")
+    owners = mappings_in(metadata, "ownerReferences")
+    return (
+        GROUP_LABEL in mapping_in(metadata, "labels")
+        or PORTS_FINALIZER in (metadata.get("finalizers") or ())
+        or any(one.get("kind") == WORKLOAD_GROUPS.kind for one in owners)
+    )
 
 
 def wanted_workload(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Object:

@@ -43,6 +43,7 @@ class Mesh:
     control_plane: ControlPlane
     issuer_ends: float = math.inf  # the earliest end in the issuer's chain, epoch seconds
     issuers: tuple[x509.Certificate, ...] = ()  # the issuer's chain and its anchor
+    server_ca: str = ""  # PEM of the API server's CAs
 
     def identity_of(self, group: Group) -> MeshIdentity:
         """The identity of a group's members."""
@@ -82,6 +83,11 @@ class Neighbour:
         """True if it is live and not leaving."""
         return self.live and not self.leaving
 
+    @property
+    def is_deciding(self) -> bool:
+        """True if it can decide about others with its machine or address: only then it may own one, or list ports."""
+        return self.live or self.has_ports
+
     def owns(self, address: str) -> bool:
         """True if it owns the address: it is alive, states it, and has it in its ExternalWorkload."""
         return self.is_alive and self.address == address and address in self.listed_addresses
@@ -115,7 +121,7 @@ class MemberSnapshot:
     mark_key: MarkKey | None = None
     mark_fault: str | None = None  # why there is no `mark_key`
     adoption: Adoption = "unread"
-    neighbours: tuple[Neighbour, ...] = ()  # the other Members with the same machine or address
+    neighbours: tuple[Neighbour, ...] = ()  # the deciding ones of the other Members with the same machine or address
     workload: Object | None = None  # its ExternalWorkload
     has_account: bool = False
     has_lease: bool = False
@@ -159,6 +165,11 @@ class MemberSnapshot:
             return False
         admitted = self.view.admitted
         return admitted is not None and admitted.status and is_older(self.member, self.mark_key)
+
+    @property
+    def was_never_admitted(self) -> bool:
+        """True if it certainly was not admitted, so that it has no account."""
+        return self.mark_key is not None and not (self.is_proven or self.is_reported or self.awaits_adoption)
 
     @property
     def cordoned(self) -> bool:

@@ -30,7 +30,7 @@ from exclave.controller.policy.admit import (
 from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.liveness import FORGET_CLONE
 from exclave.controller.policy.mark import mark_of
-from exclave.controller.policy.register import is_ready, register, withdraw
+from exclave.controller.policy.register import is_of_group, is_ready, register, withdraw
 from exclave.controller.policy.sign import key_fault
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
@@ -154,7 +154,7 @@ def next_removal(snapshot: MemberSnapshot) -> Transition:
     """The next transition of a Member that is being deleted."""
     if not snapshot.account_deleted:
         return Action.DELETE_ACCOUNT
-    if snapshot.workload is not None:
+    if snapshot.workload is not None and is_of_group(snapshot.workload):
         return retire_workload(snapshot)
     if snapshot.has_lease:
         return Action.DELETE_LEASE

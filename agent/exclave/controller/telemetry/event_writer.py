@@ -3,6 +3,7 @@
 import logging
 import secrets
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import trio
 
@@ -12,6 +13,7 @@ from exclave.api.requests import DEPLOYMENTS, EVENTS, MEMBERS, WORKLOAD_GROUPS, 
 from exclave.controller.leader.lead import Sender
 from exclave.controller.policy.snapshot import Key
 from exclave.controller.telemetry.events import (
+    LONGEST_NOTE,
     EventDraft,
     Subject,
     admission_event,
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MOST_OF_ONE = 20  # Events about one object in `WINDOW`. A member that joins causes three.
 WINDOW = 600.0  # seconds
+MOST_COUNTED = 10_000  # objects whose Events are counted. Of more, the first are counted anew.
 MOST = 4000  # Events that may wait: 1,000 machines that join cause about three each. Others are only logged.
 
 
@@ -65,7 +68,8 @@ class EventWriter:
                 _log(about, draft, f"{MOST_OF_ONE} within {WINDOW:.0f} s are enough, others are left out")
             return
         try:
-            self._send.send_nowait((subject, related, draft, self._now()))
+            # Somebody else may have written a condition with a message of 32 kB, and thousands wait.
+            self._send.send_nowait((subject, related, replace(draft, note=draft.note[:LONGEST_NOTE]), self._now()))
         except trio.WouldBlock:
             _log(related or subject, draft, "too many wait")
 
@@ -75,6 +79,8 @@ class EventWriter:
         if not 0 <= now - self._counted_from < WINDOW:
             self._counts, self._counted_from = {}, now
         self._counts[about] = self._counts.get(about, 0) + 1
+        while len(self._counts) > MOST_COUNTED:
+            del self._counts[next(iter(self._counts))]
         return self._counts[about]
 
     async def run(self) -> None:

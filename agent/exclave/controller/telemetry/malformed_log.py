@@ -10,6 +10,7 @@ from exclave.errors import describe
 
 log = logging.getLogger(__name__)
 
+MOST = 1000  # objects that are named within that time: anybody may make any number of them
 EVERY = 60.0  # seconds between two lines about one object, which may change many times a second
 
 
@@ -28,7 +29,7 @@ class MalformedLog:
         """Log that the object of this name cannot be used."""
         now = self._now()
         self._logged = {other: at for other, at in self._logged.items() if 0 <= now - at < EVERY}
-        if name not in self._logged:
+        if name not in self._logged and len(self._logged) < MOST:
             self._logged[name] = now
             log.error("%s cannot be used, and is left as it is: %s", name, describe(problem))
 

@@ -55,14 +55,14 @@ def with_head(head: str, text: str) -> VisibleText:
 
 
 def paragraph(text: str) -> list[VisibleText]:
-    """The lines of a text. All after the first are indented, so none of them passes for a line of ours."""
+    """The lines of a text. All after the first get four more spaces, so none of them passes for a line of ours."""
     first, *more = text.split("\n")
     return [visible(first), *map(_continuation, more)]
 
 
 def _continuation(line: str) -> VisibleText:
     text = line.lstrip(" ")
-    return with_head(" " * max(4, len(line) - len(text)), text)
+    return with_head(" " * (4 + len(line) - len(text)), text)
 
 
 def _escape(character: str) -> str:

@@ -53,6 +53,17 @@ def read_certificates(pem: str) -> tuple[x509.Certificate, ...]:
         raise ValueError("a certificate in PEM was expected, found one that is damaged") from None
 
 
+def read_certificate_file(content: bytes) -> tuple[x509.Certificate, ...]:
+    """Every certificate of a PEM file as people keep it, each once, in order. Raises ValueError as above.
+
+    Comments in any encoding, a byte order mark, UTF-16, CRLF and spaces around lines are ignored.
+    """
+    is_wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    text = content.decode("utf-16" if is_wide else "latin-1", "replace").removeprefix("\xef\xbb\xbf")
+    found = read_certificates("\n".join(line.strip() for line in re.split("[\r\n]", text)))
+    return tuple({der_of(one): one for one in found}.values())
+
+
 def read_blocks(pem: str) -> tuple[bytes, ...]:
     """The bytes of every certificate of a PEM text, not parsed. Raises ValueError.
 

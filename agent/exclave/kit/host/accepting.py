@@ -12,6 +12,8 @@ SHORTAGES = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EAGAIN}
 )  # of descriptors, memory, space and processes
 
+SHORTAGE_HINT = "find what uses up this machine's descriptors, memory or processes; it is tried again"
+
 PAUSE = 0.1  # seconds until the next attempt; until then, clients wait in the kernel's queue
 
 LOG_INTERVAL = 60.0  # seconds between two log lines about the same subject: clients could fill the log

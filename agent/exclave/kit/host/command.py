@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from exclave.errors import Fault, HostError
+from exclave.kit.host.accepting import SHORTAGE_HINT, SHORTAGES
 from exclave.kit.tasks.nursery import open_bare_nursery
 
 
@@ -78,5 +79,8 @@ def without_json(message: str) -> HostError:
 
 def missing_tool(program: str, problem: OSError) -> HostError:
     """The error for an nft or ip that cannot be started."""
+    if problem.errno in SHORTAGES:
+        text = f"the program {program} cannot be run now: {problem.strerror}"
+        return HostError(Fault.NFT_UNUSABLE, text, SHORTAGE_HINT)
     text = f"the program {program} cannot be run: {problem.strerror}"
     return HostError(Fault.NFT_UNUSABLE, text, f"install it: apt install {_TOOLS[program][0]}")

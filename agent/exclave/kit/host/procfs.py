@@ -29,6 +29,23 @@ def has_capability(number: int) -> bool:
     return bool(effective >> number & 1)
 
 
+def describe_process(pid: int) -> str:
+    """Name and number of a process, for a person; "" if it has ended."""
+    try:
+        return f"{Path('/proc', str(pid), 'comm').read_text().strip()}, process {pid}"
+    except OSError:
+        return ""
+
+
+def is_ipv6_disabled() -> bool:
+    """True if a new link of this machine gets no IPv6 addresses. Source: ip-sysctl.rst, disable_ipv6."""
+    folder = Path("/proc/sys/net/ipv6/conf")
+    try:
+        return any((folder / which / "disable_ipv6").read_text().strip() != "0" for which in ("all", "default"))
+    except OSError:
+        return True  # the kernel has no IPv6
+
+
 MAX_USER_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
 
 

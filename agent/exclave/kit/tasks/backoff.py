@@ -1,7 +1,11 @@
 """Growing pauses between attempts, with jitter. Pure: the draw is passed in."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
+
+FIGHT, WITHIN = 10, 10.0  # so many repairs in so many seconds: another program undoes each repair
+PAUSE = 1.0  # seconds between two repairs in that case
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,8 @@ class Attempts:
     def succeeded(self) -> None:
         """Begin again with the first pause."""
         self._failures = 0
+
+
+def pause_after(repairs: Iterable[float], now: float) -> float:
+    """Seconds to wait before the next repair, from the times of the last ones; 0.0 for none."""
+    return PAUSE if sum(now - at < WITHIN for at in repairs) >= FIGHT else 0.0

@@ -19,6 +19,8 @@ import trio
 from exclave.api.settings import Settings
 from exclave.config import ProxyConfig
 from exclave.errors import Fault, HostError
+from exclave.kit.host.accepting import SHORTAGE_HINT, SHORTAGES
+from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.host.gated import GATE, GatedProcess, start_gated
 from exclave.link.layout import (
     ADMIN_PORT,
@@ -81,6 +83,7 @@ class ProxyLauncher:
         self.units = units
         self.identity: BinaryId | None = None  # of the binary that was launched or adopted last
         self._socket = socket
+        self._families: dict[Instance, tuple[Family, ...]] = {}  # as found last
         self._resolv_conf = runtime / "resolv.conf"
 
     def write_files(self, dns_address: str) -> None:
@@ -88,12 +91,11 @@ class ProxyLauncher:
         if self.units is not None:
             self.units.write_etc(dns_address)
         else:
-            self._resolv_conf.write_text(render_resolv_conf(dns_address))
-            self._resolv_conf.chmod(0o644)
+            write_atomic(self._resolv_conf, render_resolv_conf(dns_address).encode(), 0o644)
 
     def remove_files(self) -> None:
         """Remove every file for instances. Raises HostError."""
-        self._resolv_conf.unlink(missing_ok=True)
+        remove(self._resolv_conf)
         remove_unit_files(self.runtime)
         for instance in INSTANCES:
             remove_output(self.runtime, instance)
@@ -186,6 +188,14 @@ class ProxyLauncher:
             return None
         return environment_digest(self.environment(settings, instance))
 
+    def find_families(self, instance: Instance) -> tuple[Family, ...]:
+        """The address families that the private link has for an instance; during a shortage, those found last."""
+        try:
+            self._families[instance] = find_families(instance)
+        except OSError as problem:
+            log.warning("proxy %s: the private link's addresses are not read: %s", instance, problem.strerror)
+        return self._families.get(instance, FAMILIES)
+
     def environment(self, settings: Settings, instance: Instance) -> dict[str, str]:
         """The environment for an instance. Raises HostError while this machine has no address."""
         if not self.membership.captured.value:
@@ -201,7 +211,7 @@ class ProxyLauncher:
             self._socket,
             self.config.log,
             drain=self.config.drain,
-            families=find_families(instance),
+            families=self.find_families(instance),
             cores=self.config.cores,
         )
 
@@ -258,7 +268,10 @@ def choose_slot(used: Collection[Instance] = (), preferred: Instance | None = No
 
 
 def find_families(instance: Instance) -> tuple[Family, ...]:
-    """The address families that the private link has for an instance; always with IPv4."""
+    """The address families that the private link has for an instance; always with IPv4.
+
+    Raises OSError during a shortage of descriptors or memory.
+    """
     return tuple(family for family in FAMILIES if family == 4 or _is_there(instance_address(instance, family)))
 
 
@@ -268,6 +281,8 @@ def _is_free(address: str, port: int) -> bool:
     except OSError as problem:
         if problem.errno == errno.EADDRINUSE:
             return False
+        if problem.errno in SHORTAGES:
+            raise unusable(f"the proxy's ports cannot be tried now: {problem.strerror}", SHORTAGE_HINT) from None
         raise HostError(
             Fault.OCCUPIED,
             f"the proxy cannot listen on {address}:{port}: {(problem.strerror or '').lower()}",
@@ -279,7 +294,9 @@ def _is_free(address: str, port: int) -> bool:
 def _is_there(address: str) -> bool:
     try:
         _bind(socket.SOCK_DGRAM, address, 0)
-    except OSError:
+    except OSError as problem:
+        if problem.errno in SHORTAGES:
+            raise  # it is no answer
         return False
     return True
 

@@ -6,38 +6,31 @@ which its repeated SYN and new connections with the same ports bypass the mesh. 
 
 import errno
 import logging
-import os
-import socket
 import struct
-import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 import trio
 
-from exclave.kit.host.netlink import (
+from exclave.kit.host.procfs import local_addresses
+from exclave.kit.netlink.messages import (
     ACKNOWLEDGE,
-    DONE,
     DUMP,
-    ERROR,
     NETFILTER,
     REQUEST,
     read_attributes,
     read_body,
-    read_messages,
     write_attribute,
     write_message,
 )
-from exclave.kit.host.procfs import local_addresses
+from exclave.kit.netlink.request import make_socket, request
 
 log = logging.getLogger(__name__)
 
 TIMEOUT = 10.0  # seconds for all of it: a router may remember millions of connections
 
 WAIT_FOR_REPLY = 0.5  # seconds until it counts as unanswered: less than the 1 s after which a SYN is repeated
-
-_DATAGRAM = 1 << 16  # bytes of one datagram
 
 # Sources: linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_common.h.
 _GET, _NEW, _DELETE = 0x101, 0x100, 0x102  # NFNL_SUBSYS_CTNETLINK, and IPCTNL_MSG_CT_…
@@ -105,34 +98,18 @@ async def forget_half_open(addresses: Collection[str]) -> None:
 
 
 async def _forget(addresses: Collection[str]) -> int:
-    with trio.socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as kernel:
-        await kernel.bind((0, 0))
+    with make_socket(NETFILTER) as kernel:
         own = local_addresses().union(addresses)
         waiting = {each for each in await _list(kernel) if each.source in own or each.destination in own}
         if waiting:
             await trio.sleep(WAIT_FOR_REPLY)
             waiting &= await _list(kernel)
         for each in waiting:
-            await kernel.send(each.delete_message())
-            async for _ in _answers(kernel):
+            async for _ in request(kernel, each.delete_message(), (errno.ENOENT,)):  # it may have ended meanwhile
                 pass
         return len(waiting)
 
 
 async def _list(kernel: trio.socket.SocketType) -> set[HalfOpen]:
-    await kernel.send(LIST_HALF_OPEN)
-    return {each async for kind, body in _answers(kernel) if (each := parse_half_open(kind, body)) is not None}
-
-
-async def _answers(kernel: trio.socket.SocketType) -> AsyncIterator[tuple[int, bytes]]:
-    """The kernel's messages in reply to a request. Raises OSError if the kernel refuses."""
-    while True:
-        for kind, body in read_messages(await kernel.recv(_DATAGRAM)):
-            if kind == DONE:
-                return
-            if kind == ERROR:
-                number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
-                if number not in (0, errno.ENOENT):  # it may have ended in the meantime
-                    raise OSError(number, os.strerror(number))
-                return
-            yield kind, body
+    answers = request(kernel, LIST_HALF_OPEN)
+    return {each async for one in answers if (each := parse_half_open(one.kind, one.body)) is not None}

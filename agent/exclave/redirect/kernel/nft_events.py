@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from exclave.kit.host.netlink import read_attributes, read_body, read_messages
+from exclave.kit.netlink.messages import read_attributes, read_body, read_messages
 
 SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 DELETED_TABLE = 2  # NFT_MSG_DELTABLE

@@ -10,6 +10,7 @@ from typing import Any
 from exclave.link.layout import TABLE
 
 ARMED = "armed"
+CLOSED = "closed"  # the chain that drops what the rules do not capture; it is of no use without them
 
 DECLARATION = (f"set {ARMED} {{", "    type inet_proto", "    flags timeout", "}")
 
@@ -19,8 +20,8 @@ _HOOK = "    type nat hook "
 
 
 def with_timer(chain: Sequence[str]) -> list[str]:
-    """A capturing chain with the check of the timer in front; other blocks unchanged."""
-    if len(chain) > 1 and chain[1].startswith(_HOOK):
+    """A chain that captures or closes with the check of the timer in front; other blocks unchanged."""
+    if len(chain) > 1 and (chain[1].startswith(_HOOK) or chain[0] == f"chain {CLOSED} {{"):
         return [*chain[:2], _GATE, *chain[2:]]
     return list(chain)
 

@@ -26,6 +26,9 @@ METADATA = (
 """Cloud services outside of link-local; some are inside Linkerd's default cluster networks (100.64.0.0/10, fd00::/8).
 Source: the clouds' documentation; cloud-init has those of Amazon, Oracle and Alibaba."""
 
+OPEN_POLICIES = ("all-unauthenticated", "audit")
+"""Default inbound policies of Linkerd that refuse nobody. With others, no address of a pod answers a plain client."""
+
 NEVER_CAPTURED = (
     "127.0.0.0/8",
     "169.254.0.0/16",  # link-local: most clouds' metadata, and the private link
@@ -65,6 +68,7 @@ class RedirectPolicy:
     `addresses`: the VM's own in the mesh. `networks`: captured outbound (CIDR), None for all. `exempt_sources`: CIDRs
     of callers that bypass the proxy. `capture_interfaces`: containers behind them are captured as local programs are.
     `families`: those of the proxy's outbound listeners. `outbound` or `inbound` False: that traffic bypasses the proxy.
+    `closes`: the group's ports are closed at this machine's other addresses, where no policy of the mesh holds.
     `refuses`: outbound connections fail at once while no proxy listens; else callers try again.
     `trial`: an instance that gets only trial connections. `armed_until`: unconfirmed rules capture until then (trio's
     clock; 0: no longer); None: confirmed.
@@ -83,6 +87,7 @@ class RedirectPolicy:
     families: tuple[Family, ...] = FAMILIES
     outbound: bool = True
     inbound: bool = True
+    closes: bool = False
     refuses: bool = False
     exempt_gids: tuple[int, ...] = ()
     exempt_sources: tuple[str, ...] = ()
@@ -195,6 +200,7 @@ def make_policy(
         families=families,
         outbound=not outbound_open,
         inbound=not inbound_open,
+        closes=(settings.group.inbound_policy or settings.linkerd.inbound_policy) not in OPEN_POLICIES,
         refuses=refuses,
         exempt_gids=exclusions.gids,
         exempt_sources=config.exclude_inbound_networks,

@@ -21,7 +21,7 @@ from exclave.link.layout import (
     instance_address,
     trial_address,
 )
-from exclave.redirect.rules.confirm_timer import DECLARATION, with_timer
+from exclave.redirect.rules.confirm_timer import CLOSED, DECLARATION, with_timer
 from exclave.redirect.rules.policy import NEVER_CAPTURED, RedirectPolicy, collapsed
 
 PRIORITY = -110
@@ -29,6 +29,7 @@ PRIORITY = -110
 Else a pod would speak TLS to the container. The chain for containers is the next one."""
 
 TRIAL, TRIAL_PRIORITY = "trial", PRIORITY - 1  # name and priority of the trial chain, just before the outbound one
+CLOSED_PRIORITY = PRIORITY - 5  # before all NAT, also that of others
 DRAIN_MARK = "holding"  # comment of the drain ruleset's first rule; other rulesets have instance and digest there
 
 KEEPALIVE_CHAIN = """\
@@ -76,7 +77,15 @@ def render_for_check() -> str:
     It is dormant and has a name of its own, so that the kernel hooks nothing and our table is not part of it.
     """
     policy = RedirectPolicy(
-        "a", ("192.0.2.1",), (80,), None, 65534, exempt_uids=(1,), capture_interfaces=("lo",), armed_until=0.0
+        "a",
+        ("192.0.2.1",),
+        (80,),
+        None,
+        65534,
+        exempt_uids=(1,),
+        closes=True,
+        capture_interfaces=("lo",),
+        armed_until=0.0,
     )
     blocks = "\n".join(_table(policy, "")[1:-1])
     return f"table inet {TABLE}-check {{\n    flags dormant\n{blocks}\n{KEEPALIVE_CHAIN}}}\n"
@@ -96,6 +105,7 @@ def _table(policy: RedirectPolicy, digest: str) -> list[str]:
         blocks += _ports(NEVER_PORTS, policy.ssh_server_ports())
     if policy.inbound:
         blocks += [*_inbound_sets(policy), _inbound(policy)]
+        blocks += [_closed(policy)] if policy.closes else []
     if has_outbound:
         blocks += [*_outbound_sets(policy), _outbound(policy)]
         if policy.capture_interfaces:
@@ -161,12 +171,7 @@ def _foreign(mark: str) -> list[str]:
 
 
 def _inbound(policy: RedirectPolicy) -> list[str]:
-    rules = [
-        *_first_rules(),
-        *_pass_interfaces("iifname", policy.exempt_inbound_interfaces, "exclude_inbound_interfaces"),
-        *_pass_networks("saddr @passed_sources", policy.exempt_sources, "exclude_inbound_networks in config.toml"),
-        *_pass_ports("passed_inbound_ports", policy.passed_inbound_ports(), "exclude_inbound_ports"),
-    ]
+    rules = _inbound_exceptions(policy)
     for family in FAMILIES:
         own = _of_family(policy.addresses, family)
         if own:
@@ -174,6 +179,32 @@ def _inbound(policy: RedirectPolicy) -> list[str]:
             target = _dnat(policy.instance, family, INBOUND_PORT)
             rules.append(f"{match} counter {target} comment \"the group's ports and the proxy's own\"")
     return _nat_chain("inbound", "prerouting", PRIORITY, rules)
+
+
+def _closed(policy: RedirectPolicy) -> list[str]:
+    """Drops new connections to the group's ports at other addresses of this machine, such as a second interface's.
+
+    A pod's proxy takes the connections to each of its addresses. Ours serves one address family, and the connections of
+    the member's address, by whose routes replies leave.
+    """
+    rules = [_pass('iifname "lo"', "this machine's own programs"), *_inbound_exceptions(policy)]
+    for family in FAMILIES:
+        own = _of_family(policy.addresses, family)
+        if own:
+            rules.append(_pass(f"{_WORD[family]} daddr {{ {', '.join(own)} }}", "the proxy takes it"))
+    why = "no policy holds at this address, which is none of captured_addresses in config.toml"
+    rules.append(f'fib daddr type local tcp dport @captured_ports counter drop comment "{why}"')
+    head = f"type filter hook prerouting priority {CLOSED_PRIORITY}; policy accept;"
+    return [f"chain {CLOSED} {{", *_indent([head, *rules]), "}"]
+
+
+def _inbound_exceptions(policy: RedirectPolicy) -> list[str]:
+    return [
+        *_first_rules(),
+        *_pass_interfaces("iifname", policy.exempt_inbound_interfaces, "exclude_inbound_interfaces"),
+        *_pass_networks("saddr @passed_sources", policy.exempt_sources, "exclude_inbound_networks in config.toml"),
+        *_pass_ports("passed_inbound_ports", policy.passed_inbound_ports(), "exclude_inbound_ports"),
+    ]
 
 
 def _outbound(policy: RedirectPolicy) -> list[str]:

@@ -238,6 +238,7 @@ def test_a_group_may_have_every_field_of_the_contract() -> None:
         probes=[{"kind": "tcp", "port": 80, "every": "5s", "timeout": "2s", "failures": 3}],
         failure={"after": "30s", "outbound": "open", "inbound": "closed"},
         forgetAfter="720h",
+        proxyCores=2,
     )
     made = make_store().create(kinds.WORKLOAD_GROUPS, "g", whole)
     assert "inboundPolicy" not in made["spec"], "null is absent"

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exclave.kit.host.netlink import REQUEST, read_attributes, read_body, read_messages, write_attribute, write_message
+from exclave.kit.netlink.messages import (
+    REQUEST,
+    read_attributes,
+    read_body,
+    read_messages,
+    write_attribute,
+    write_message,
+)
 
 ATTRIBUTES = some.dictionaries(some.integers(1, 0x3FFF), some.binary(max_size=40), max_size=6)
 

@@ -1,0 +1,1 @@
+"""What the host's own firewall does with connections to the captured ports."""

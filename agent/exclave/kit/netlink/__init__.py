@@ -1,0 +1,1 @@
+"""Netlink: messages of the kernel, their reading and writing, and a subscription to them."""
