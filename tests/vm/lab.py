@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ import trio
 
 import exclave
 import exclave_sandbox
-from exclave_sandbox.demo.membership import issue_token
+from exclave_sandbox.demo.membership import identity_of, issue_token
 from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.namespaces import open_network
@@ -203,6 +203,30 @@ async def status_of(machine: AnyMachine) -> dict[str, Any]:
     except ValueError:
         return {}
     return found
+
+
+async def codes_of(machine: AnyMachine) -> list[str] | None:
+    """The codes of the problems in its status; None without an agent."""
+    status = await status_of(machine)
+    return [problem["code"] for problem in status["problems"]] if status else None
+
+
+async def wait_codes(machine: AnyMachine, accept: Callable[[object], bool]) -> None:
+    """Wait until the codes of its problems are as they should be."""
+    with trio.fail_after(LIMIT):
+        await eventually("problems", lambda: codes_of(machine), accept, 0.5)
+
+
+def begin_with_clock(codes: object) -> bool:
+    """True if a wrong clock is the first problem: it explains others, such as certificates that are not valid yet."""
+    return isinstance(codes, list) and codes[:1] == ["clock-skew"]
+
+
+async def is_meshed(lab: Lab, machine: AnyMachine) -> None:
+    """It has no problem, is ready, and its own requests have its identity."""
+    await wait_codes(machine, lambda codes: codes == [])
+    await lab.wait_ready(machine)
+    assert (await fetch_inside(machine, POD_BY_ADDRESS))["client_id"] == identity_of(mesh.GROUP)
 
 
 async def fetch_inside(machine: AnyMachine, url: str, patience: float = 5.0) -> dict[str, Any]:

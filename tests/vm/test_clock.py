@@ -4,16 +4,13 @@ The kernel's clock is the host's, so libfaketime shows another one to the agent 
 """
 
 import time
-from collections.abc import Callable
 
 import pytest
 import trio
 
-from exclave_sandbox.demo.membership import identity_of
 from exclave_sandbox.expect import eventually
-from exclave_sandbox.stage import mesh
 from support.figures import add_figure
-from vm.lab import POD_BY_ADDRESS, Installed, Lab, fetch_inside, open_lab, status_of
+from vm.lab import Installed, begin_with_clock, is_meshed, open_lab, wait_codes
 from vm.machine import LIMIT, BootedMachine
 from vm.traffic import open_sampler, sampler_words
 
@@ -38,30 +35,6 @@ async def fake_clock(machine: BootedMachine) -> None:
     for unit in ("exclave.service", "exclave-proxy@.service"):
         machine.write(f"/etc/systemd/system/{unit}.d/clock.conf", FAKED)
     await machine.shell("systemctl daemon-reload; systemctl restart exclave")
-
-
-async def codes_of(machine: BootedMachine) -> list[str] | None:
-    """The codes of the problems in its status; None without an agent."""
-    status = await status_of(machine)
-    return [problem["code"] for problem in status["problems"]] if status else None
-
-
-async def wait_codes(machine: BootedMachine, accept: Callable[[object], bool]) -> None:
-    """Wait until the codes of its problems are as they should be."""
-    with trio.fail_after(LIMIT):
-        await eventually("problems", lambda: codes_of(machine), accept, 0.5)
-
-
-def begin_with_clock(codes: object) -> bool:
-    """True if a wrong clock is the first problem: it explains others, such as certificates that are not valid yet."""
-    return isinstance(codes, list) and codes[:1] == ["clock-skew"]
-
-
-async def is_meshed(lab: Lab, machine: BootedMachine) -> None:
-    """It has no problem, is ready, and its own requests have its identity."""
-    await wait_codes(machine, lambda codes: codes == [])
-    await lab.wait_ready(machine)
-    assert (await fetch_inside(machine, POD_BY_ADDRESS))["client_id"] == identity_of(mesh.GROUP)
 
 
 @pytest.mark.parametrize("clock", ["+5h", "-5h"])
