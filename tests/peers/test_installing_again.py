@@ -15,10 +15,12 @@ from exclave.api.requests import (
     CLUSTER_ROLES,
     CONFIG_MAPS,
     DEPLOYMENTS,
+    LEASES,
     NAMESPACES,
     PODS,
     ROLE_BINDINGS,
     ROLES,
+    SECRETS,
     SERVICE_ACCOUNTS,
     Object,
     path_of,
@@ -172,8 +174,24 @@ def test_a_namespace_that_somebody_else_has_made_is_used_only_on_request(cluster
         assert cluster.admin.type("upgrade").code == 0
         assert cluster.rows()[row] == ("success", "")
     finally:
+        preview = cluster.admin.type("uninstall", "--dry-run")
         typed = cluster.admin.type("uninstall", "--strand-members")
     assert typed.code == 0, typed.err
+    assert "not deleted: namespace exclave, because others have made it\n" in typed.err
+    assert "not deleted: namespace exclave, because others have made it\n" in preview.err
+    assert "Secret exclave-issuer in exclave would be deleted\n" in preview.out
+    assert "Secret exclave-issuer in exclave deleted\n" in typed.out
+    assert "Namespace exclave" not in preview.out + typed.out
+    theirs = cluster.client.get(path_of(NAMESPACES, None, "exclave")).json()["metadata"]
+    assert theirs["labels"] == {"kubernetes.io/metadata.name": "exclave"}
+    # An admin has written this one by hand, as `check` proposed.
+    assert theirs["annotations"] == {"exclave.dev/adopted": "more,ops"}
+    for resource, names in {
+        DEPLOYMENTS: set(), SECRETS: set(), LEASES: set(), ROLES: set(), ROLE_BINDINGS: {"more", "ops"},
+    }.items():  # fmt: skip
+        found = cluster.client.get(path_of(resource, "exclave")).json()["items"]
+        assert {one["metadata"]["name"] for one in found} == names
+    cluster.client.delete(path_of(NAMESPACES, None, "exclave"))
     until(lambda: cluster.client.get(path_of(NAMESPACES, None, "exclave")).status_code == 404)
 
 

@@ -33,6 +33,9 @@ LINKERDS_ISSUER = "linkerd-identity-issuer"
 CREDENTIAL_LIFE = "exclave.dev/credential-life"
 """Annotation of the controller's namespace: seconds that a machine's credential lives in this cluster, as measured."""
 
+CERT_MANAGER = "certificates.cert-manager.io"
+"""The definition of cert-manager's certificates: cert-manager is installed if it exists."""
+
 METRICS_PORT = 9995
 NOBODY = 65532
 

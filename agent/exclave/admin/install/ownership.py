@@ -80,11 +80,11 @@ def obsolete(found: Iterable[Object], wanted: Iterable[Manifest]) -> list[Object
         one
         for one in found
         if (one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]) not in needed
-        and _is_applied_by_us(one)
+        and is_applied_by_us(one)
     ]
 
 
-def _is_applied_by_us(one: Object) -> bool:
+def is_applied_by_us(one: Object) -> bool:
     """True if `install` has applied it. A label alone could be somebody else's."""
     entries = mappings_in(mapping_in(one, "metadata"), "managedFields")
     return any((entry.get("manager"), entry.get("operation")) == (FIELD_MANAGER, "Apply") for entry in entries)

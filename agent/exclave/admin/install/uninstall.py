@@ -1,6 +1,6 @@
 """`uninstall`: removes exclave from a cluster, in the reverse order of the installation. `--dry-run` only reads.
 
-Namespaces of groups, and the accounts in them, are not deleted.
+Namespaces of groups, and the accounts in them, are not deleted, nor is a controller's namespace that others have made.
 """
 
 import argparse
@@ -10,12 +10,23 @@ from collections.abc import Iterable, Iterator
 from exclave.admin import arguments
 from exclave.admin.check.snapshot import ClusterSnapshot
 from exclave.admin.kubectl import Objects
-from exclave.admin.objects import Installation, first_objects, later_objects
+from exclave.admin.objects import CERT_MANAGER, CREDENTIAL_LIFE, Installation, first_objects, later_objects
 from exclave.admin.session import Session
 from exclave.admin.tables import few
 from exclave.api import requests as kinds
 from exclave.api.malformed import mapping_in, object_title
-from exclave.api.names import CONTROLLER, DRAIN, FINALIZER, GROUP_FINALIZER, ISSUER, PORTS_FINALIZER, settings_name
+from exclave.api.names import (
+    CONTROLLER,
+    DRAIN,
+    ELECTION,
+    FINALIZER,
+    GROUP_FINALIZER,
+    ISSUER,
+    MADE_BY_OTHERS,
+    MARK_SECRET,
+    PORTS_FINALIZER,
+    settings_name,
+)
 from exclave.api.requests import Object, Resource
 from exclave.api.workload.withdrawal import NOTICE, withdrawal
 from exclave.errors import ApiRefusal, UsageError
@@ -61,8 +72,11 @@ def _uninstall(session: Session, options: argparse.Namespace) -> int:
         session.delete(kinds.LEASES, *_key(one))
     _revoke_machine_rights(session, found)
     _release_all(session, kinds.WORKLOAD_GROUPS, GROUP_FINALIZER)
-    _delete_installation(session, choice)
+    leaves_namespace = _leaves_namespace(session, choice)
+    _delete_installation(session, choice, leaves_namespace=leaves_namespace)
     session.note(NOT_DELETED)
+    if leaves_namespace:
+        session.note(_left_text(choice))
     return 0
 
 
@@ -75,6 +89,8 @@ def _preview(session: Session, found: ClusterSnapshot, members: Objects) -> int:
     groups = _all(session, kinds.WORKLOAD_GROUPS)
     first: list[Key] = [(kinds.DEPLOYMENTS, found.installation.namespace, CONTROLLER)]
     first.append((kinds.CLUSTER_ROLE_BINDINGS, None, CONTROLLER))
+    leaves_namespace = _leaves_namespace(session, found.installation)
+    keys = _installation_keys(session, found.installation, leaves_namespace=leaves_namespace)
     for resource, namespace, name in (
         *_existing(session, first),
         *((kinds.EXTERNAL_WORKLOADS, *_key(one)) for one in workloads),
@@ -82,10 +98,12 @@ def _preview(session: Session, found: ClusterSnapshot, members: Objects) -> int:
         *((kinds.LEASES, *_key(one)) for one in members if _key(one) in leases),
         *_existing(session, _machine_rights(found)),
         *_existing(session, [key for one in groups for key in _group_keys(one)]),
-        *_existing(session, [key for key in _installation_keys(found.installation) if key not in first]),
+        *_existing(session, [key for key in keys if key not in first]),
     ):
         print_out(f"{resource.kind} {name}{f' in {namespace}' if namespace else ''} would be deleted")
     session.note(NOT_DELETED)
+    if leaves_namespace:
+        session.note(_left_text(found.installation))
     if members:
         session.note(f"members would be stranded: {len(members)}; without --strand-members, uninstall refuses")
     return 0
@@ -160,20 +178,46 @@ def _machine_rights(found: ClusterSnapshot) -> list[Key]:
     return sorted(wanted, key=lambda one: (one[0] is kinds.ROLES, one[1:]))
 
 
-def _installation_keys(choice: Installation) -> list[Key]:
-    later = [one.key for one in reversed(later_objects(choice))]
-    issuer = (kinds.SECRETS, choice.namespace, ISSUER)  # deleted with its namespace
-    return [*(key for key in later if key != issuer), *(one.key for one in first_objects())]
+def _leaves_namespace(session: Session, choice: Installation) -> bool:
+    """True if others have made the controller's namespace, and may have more in it."""
+    found = session.kubectl.get(kinds.NAMESPACES, None, choice.namespace) or {}
+    return MADE_BY_OTHERS in mapping_in(mapping_in(found, "metadata"), "annotations")
 
 
-def _delete_installation(session: Session, choice: Installation) -> None:
-    for key in _installation_keys(choice):
+def _left_text(choice: Installation) -> str:
+    return f"not deleted: namespace {choice.namespace}, because others have made it"
+
+
+def _installation_keys(session: Session, choice: Installation, *, leaves_namespace: bool) -> list[Key]:
+    """The installation's objects. What the controller or an admin made is deleted with the namespace, or by name."""
+    where, later = choice.namespace, [one.key for one in reversed(later_objects(choice))]
+    made: list[Key] = [(kinds.SECRETS, where, ISSUER), (kinds.SECRETS, where, MARK_SECRET)]
+    made.append((kinds.LEASES, where, ELECTION))
+    if session.kubectl.get(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, CERT_MANAGER) is not None:
+        made.insert(0, (kinds.CERTIFICATES, where, ISSUER))  # it would make the Secret again
+    found: list[Key] = []
+    for key in later:
+        if key == (kinds.NAMESPACES, None, where) and leaves_namespace:
+            found += made
+        elif key not in made:
+            found.append(key)
+    return [*found, *(one.key for one in first_objects())]
+
+
+def _delete_installation(session: Session, choice: Installation, *, leaves_namespace: bool) -> None:
+    for key in _installation_keys(session, choice, leaves_namespace=leaves_namespace):
         session.delete(*key)
+    if leaves_namespace:
+        # What this command has set there, and no longer sets, is removed.
+        session.kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": choice.namespace}}])
+        session.kubectl.patch(
+            kinds.NAMESPACES, None, choice.namespace, {"metadata": {"annotations": {CREDENTIAL_LIFE: None}}}
+        )
     definitions = first_objects()
 
     def left() -> list[str]:
         found = [one.name for one in definitions if session.kubectl.get(*one.key) is not None]
-        stays = session.kubectl.get(kinds.NAMESPACES, None, choice.namespace) is not None
+        stays = not leaves_namespace and session.kubectl.get(kinds.NAMESPACES, None, choice.namespace) is not None
         return [*found, *([f"namespace {choice.namespace}"] if stays else [])]
 
     if not session.wait_until(lambda: not left(), "the definitions and the namespace to be gone"):

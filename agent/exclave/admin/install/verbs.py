@@ -16,6 +16,7 @@ from exclave.admin.check.verbs import TRUST_ROOTS, check_prerequisites
 from exclave.admin.install.ownership import (
     NOT_OTHERS,
     PRUNED,
+    is_applied_by_us,
     labelled,
     obsolete,
     outcome,
@@ -23,6 +24,7 @@ from exclave.admin.install.ownership import (
 )
 from exclave.admin.kubectl_errors import FieldConflicts, FieldOwner
 from exclave.admin.objects import (
+    CERT_MANAGER,
     CREDENTIAL_LIFE,
     IMAGE,
     Installation,
@@ -39,8 +41,9 @@ from exclave.admin.token.verbs import LONGEST_CREDENTIAL, credential_note
 from exclave.api import requests as kinds
 from exclave.api.definitions.account_rights import adopted_names, adopted_text, foreign_to_controller
 from exclave.api.issuer import read_anchors, read_issuer
+from exclave.api.malformed import mapping_in
 from exclave.api.member import READY, condition_of
-from exclave.api.names import ADOPTED, CONTROLLER, INSTALLATION, ISSUER
+from exclave.api.names import ADOPTED, CONTROLLER, INSTALLATION, ISSUER, MADE_BY_OTHERS
 from exclave.api.requests import Resource
 from exclave.cluster.credential import read_token_times
 from exclave.errors import ApiRefusal, UsageError
@@ -200,7 +203,7 @@ def _print(session: Session, choice: Installation, groups: list[Manifest]) -> No
 def _apply_installation(session: Session, choice: Installation, *, adopt: bool = False) -> None:
     first, later = ([labelled(one, choice.namespace) for one in some] for some in _objects(choice))
     found = _existing(session, [*first, *later])
-    accepted = _accepted(session, choice, adopt=adopt)
+    annotations = _namespace_annotations(session, choice, adopt=adopt)
     _apply(session, first, found)
     for one in first:
         session.wait_until(lambda name=one.name: _is_served(session, name), f"{one.name} to be served")  # type: ignore[misc]
@@ -208,8 +211,8 @@ def _apply_installation(session: Session, choice: Installation, *, adopt: bool =
     namespaces = [one for one in later if one.resource is kinds.NAMESPACES]
     # Policies before rights, the namespace before its objects.
     for one in namespaces:
-        if accepted:
-            one.body["metadata"]["annotations"] = {ADOPTED: accepted}
+        if annotations:
+            one.body["metadata"]["annotations"] = annotations
     for batch in (policies, namespaces, [one for one in later if one not in policies and one not in namespaces]):
         _apply(session, batch, found)
     _prune(session, choice)
@@ -228,12 +231,16 @@ def _index_key(one: Manifest) -> tuple[str, str, str]:
     return one.resource.kind, one.namespace or "", one.name
 
 
-def _accepted(session: Session, choice: Installation, *, adopt: bool) -> str:
-    """The names of the RoleBindings of others that the admin accepts now, or has accepted before."""
-    bindings = session.kubectl.list(kinds.ROLE_BINDINGS, choice.namespace)
-    foreign = foreign_to_controller(bindings, choice.namespace)
-    names = adopted_names(session.kubectl.get(kinds.NAMESPACES, None, choice.namespace))
-    return adopted_text([one for one in foreign if adopt or one["metadata"]["name"] in names])
+def _namespace_annotations(session: Session, choice: Installation, *, adopt: bool) -> dict[str, str]:
+    """What others have to do with the namespace: the RoleBindings that the admin accepts, and whether they made it."""
+    found = session.kubectl.get(kinds.NAMESPACES, None, choice.namespace)
+    foreign = foreign_to_controller(session.kubectl.list(kinds.ROLE_BINDINGS, choice.namespace), choice.namespace)
+    names = adopted_names(found)
+    annotations = {ADOPTED: adopted_text([one for one in foreign if adopt or one["metadata"]["name"] in names])}
+    if found is not None:
+        was_made_by_others = MADE_BY_OTHERS in mapping_in(mapping_in(found, "metadata"), "annotations")
+        annotations[MADE_BY_OTHERS] = "true" if was_made_by_others or not is_applied_by_us(found) else ""
+    return {key: text for key, text in annotations.items() if text}
 
 
 def _apply(session: Session, batch: Sequence[Manifest], found: ObjectIndex) -> None:
@@ -392,7 +399,7 @@ def can_dry_run(one: Manifest, choice: Installation) -> bool:
 def _cert_manager(session: Session, choice: Installation) -> list[Row]:
     """Is cert-manager installed, and the issuer that will sign ours?"""
     title = "cert-manager is installed"
-    if session.kubectl.get(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, "certificates.cert-manager.io") is None:
+    if session.kubectl.get(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, CERT_MANAGER) is None:
         problem = "there is no CustomResourceDefinition certificates.cert-manager.io"
         hint = "install it: https://cert-manager.io/docs/installation; or name an intermediate: --issuer-certificate"
         return [Row(title, "error", problem, hint)]
