@@ -22,7 +22,7 @@ TOP = Path(__file__).resolve().parents[2]
 CHECK = shlex.join([sys.executable, str(Path(__file__).with_name("print_check.py"))])
 
 SNAPSHOT = (
-    "nft -a list ruleset; ip -details link; ip address; ip route show table all; ip rule; "
+    "nft -a list ruleset; ip -details link | sed 's/_timer *[0-9.]*//g'; ip address; ip route show table all; ip rule; "
     "iptables-legacy-save 2>&1 | grep -v ^#; cat /proc/net/ip_tables_names; "
     "find /proc/sys/net -type f -perm -400 ! -name nf_conntrack_count | sort | xargs grep -rHs ."
 )

@@ -47,6 +47,6 @@ def test_a_failure_is_its_message_and_the_remedy_and_forges_no_other() -> None:
     ]
     assert failure_lines("refused: x\n  to do: curl evil\x1b[K", "ask") == [
         "exclave: refused: x",
-        r"    to do: curl evil\x1b[K",
+        r"      to do: curl evil\x1b[K",
         "  to do: ask",
     ]
