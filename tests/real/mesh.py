@@ -7,20 +7,30 @@ from typing import Any
 
 import trio
 
-from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, list_all, patch
+from exclave.api.names import accounts_namespace, parse_member_name
+from exclave.api.requests import (
+    EXTERNAL_WORKLOADS,
+    MEMBERS,
+    SERVICE_ACCOUNTS,
+    WORKLOAD_GROUPS,
+    delete,
+    list_all,
+    patch,
+)
 from exclave_sandbox.demo.membership import BY_ADDRESS, JoinScenes, ready_of
 from exclave_sandbox.demo.traffic import BY_GROUP, BY_POD_SERVICE
-from exclave_sandbox.expect import eventually
+from exclave_sandbox.expect import UnexpectedError, eventually
 from exclave_sandbox.linkerd.release import LinkerdBinaries
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.kubernetes import find_binaries
-from exclave_sandbox.stage.stage import DemoStage, open_stage
+from exclave_sandbox.stage.stage import DemoStage, fetch, open_stage
 from support.figures import add_figure
 from support.swap_lab import Load, open_load
 
 FOLDER = "EXCLAVE_REAL"
 BY_POD_ADDRESS = f"http://{mesh.POD}:{mesh.POD_PORT}/"
 PATIENCE = 60.0
+STEADY = 3.0  # seconds of traffic around a change
 WAYS = ("by Service", "by address", "to the pod by Service", "to the pod by address")
 
 
@@ -99,3 +109,35 @@ async def wait_listed(stage: DemoStage, ports: dict[str, int]) -> None:
 
     with trio.fail_after(PATIENCE):
         await eventually("the ports", listed, lambda found: found == ("True", ports), every=0.2)
+
+
+async def fetch_from(stage: DemoStage) -> str:
+    """The name of who answers a request of the pod to the group's Service, or what went wrong."""
+    try:
+        return str((await fetch(stage.pod, BY_GROUP))["server"])
+    except UnexpectedError as problem:
+        return str(problem)
+
+
+async def _leave(stage: DemoStage) -> None:
+    done = await stage.vm.command("leave")
+    assert done.status == 0, done.errors
+
+
+async def _stop(stage: DemoStage) -> None:
+    assert stage.vm.agent is not None
+    assert await stage.vm.agent.end() == 0
+
+
+async def _evict(stage: DemoStage) -> None:
+    """As `kubectl exclave member evict` does: the account first, then the Member."""
+    (member,) = (await stage.admin.send(list_all(MEMBERS, mesh.NAMESPACE)))["items"]
+    name = member["metadata"]["name"]
+    account = parse_member_name(name).account
+    await stage.admin.send(delete(SERVICE_ACCOUNTS, accounts_namespace(mesh.NAMESPACE), account))
+    await stage.admin.send(delete(MEMBERS, mesh.NAMESPACE, name))
+    with trio.fail_after(PATIENCE):
+        await eventually("the machine to leave", stage.vm.status, lambda status: status.get("state") == "unjoined")
+
+
+ENDINGS = {"the VM leaves": _leave, "the agent is stopped": _stop, "the member is evicted": _evict}

@@ -9,19 +9,16 @@ import psutil
 import pytest
 import trio
 
-from exclave.api.names import accounts_namespace, parse_member_name
-from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS, delete, list_all
 from exclave_sandbox.expect import eventually
 from exclave_sandbox.linkerd.release import LinkerdBinaries
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.stage import DemoStage
-from real.mesh import PATIENCE, change_group, open_loads, open_mesh, wait_listed
+from real.mesh import ENDINGS, STEADY, change_group, open_loads, open_mesh, wait_listed
 from support.figures import add_figure
 
 HTTP = {"name": "http", "port": mesh.GROUP_PORT}
 MORE = {"name": "more", "port": 9090}
 PROBE = {"kind": "tcp", "port": mesh.GROUP_PORT, "every": "2s", "timeout": "1s", "failures": 3}
-STEADY = 3.0  # seconds of traffic around a change
 ENDS = 5
 CLIENTS = 3  # of each way; each waits for its answer, so an end costs each at most one request
 
@@ -151,30 +148,6 @@ async def test_known_destinations_answer_while_linkerd_is_away(release: LinkerdB
                 program.start()
             await trio.sleep(10.0)
     assert not loads.failures
-
-
-async def _leave(stage: DemoStage) -> None:
-    done = await stage.vm.command("leave")
-    assert done.status == 0, done.errors
-
-
-async def _stop(stage: DemoStage) -> None:
-    assert stage.vm.agent is not None
-    assert await stage.vm.agent.end() == 0
-
-
-async def _evict(stage: DemoStage) -> None:
-    """As `kubectl exclave member evict` does: the account first, then the Member."""
-    (member,) = (await stage.admin.send(list_all(MEMBERS, mesh.NAMESPACE)))["items"]
-    name = member["metadata"]["name"]
-    account = parse_member_name(name).account
-    await stage.admin.send(delete(SERVICE_ACCOUNTS, accounts_namespace(mesh.NAMESPACE), account))
-    await stage.admin.send(delete(MEMBERS, mesh.NAMESPACE, name))
-    with trio.fail_after(PATIENCE):
-        await eventually("the machine to leave", stage.vm.status, lambda status: status.get("state") == "unjoined")
-
-
-ENDINGS = {"the VM leaves": _leave, "the agent is stopped": _stop, "the member is evicted": _evict}
 
 
 @pytest.mark.parametrize("name", ENDINGS)
