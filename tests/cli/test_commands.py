@@ -25,11 +25,11 @@ from exclave.cli import commands
 from exclave.confirm.confirm import Unconfirmed, load_unconfirmed, store_unconfirmed
 from exclave.errors import error_object
 from exclave.join import refusals
+from exclave.kit.host.files import make_folder
 from exclave.member.record import (
     JoinRecord,
     forget_membership,
     load_membership,
-    make_folder,
     store_join,
 )
 from exclave.milestones import Joining, milestone_line

@@ -23,8 +23,8 @@ from exclave.cluster.credential import Credential, render_credential
 from exclave.config import Paths
 from exclave.daemon.status import build_status
 from exclave.errors import ClusterError, Fault, error_object
-from exclave.kit.host.files import hold_lock
-from exclave.member.record import AGAIN, make_folder, store_membership
+from exclave.kit.host.files import hold_lock, make_folder
+from exclave.member.record import AGAIN, store_membership
 from exclave.member.state import State
 from support.fake_replies import fake_replies, json_lines
 from support.mesh import RECORD, mesh

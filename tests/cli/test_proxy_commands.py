@@ -14,7 +14,8 @@ from exclave.cli import main as cli
 from exclave.cli.proxy_commands import install_missing_proxy
 from exclave.config import Config, load_config
 from exclave.errors import UsageError
-from exclave.member.record import make_folder, store_settings
+from exclave.kit.host.files import make_folder
+from exclave.member.record import store_settings
 from exclave.proxy_install import install as module
 from support.mesh import make_settings
 from support.registry import Answer, Registry, proxy_image, run_registry, sha256

@@ -12,11 +12,11 @@ import pytest
 
 from exclave.cli import main as cli
 from exclave.cli import wait
+from exclave.kit.host.files import make_folder
 from exclave.member.record import (
     JoinRecord,
     forget_join,
     forget_membership,
-    make_folder,
     store_join,
     store_membership,
 )

@@ -11,7 +11,8 @@ import pytest
 from exclave.api.join_token import JoinToken, encode_token
 from exclave.cli import commands
 from exclave.cli import main as cli
-from exclave.member.record import make_folder, store_membership
+from exclave.kit.host.files import make_folder
+from exclave.member.record import store_membership
 from exclave_sandbox.stage.mesh import VM
 from support.mesh import RECORD
 

@@ -18,7 +18,8 @@ from exclave.cluster.credential import Credential, render_credential
 from exclave.cluster.member_cluster import FILE as CREDENTIAL
 from exclave.confirm.confirm import Unconfirmed, load_unconfirmed
 from exclave.control.client import query_agent
-from exclave.member.record import make_folder, store_membership
+from exclave.kit.host.files import make_folder
+from exclave.member.record import store_membership
 from support.mesh import RECORD, mesh
 from support.needs import need
 

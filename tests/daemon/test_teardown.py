@@ -25,6 +25,7 @@ from exclave.config import Config, ListingConfig, MemberConfig, Paths, ProxyConf
 from exclave.daemon import teardown as departure
 from exclave.errors import Fault, HostError
 from exclave.join.join import join
+from exclave.kit.host.files import make_folder
 from exclave.link.layout import INSTANCES, Instance
 from exclave.member.record import (
     JoinRecord,
@@ -32,7 +33,6 @@ from exclave.member.record import (
     forget_join,
     forget_membership,
     load_membership,
-    make_folder,
     store_eviction,
     store_join,
     store_membership,

@@ -22,7 +22,6 @@ from exclave.member.record import (
     load_join,
     load_membership,
     load_settings,
-    make_folder,
     store_answer,
     store_eviction,
     store_join,
@@ -140,7 +139,8 @@ READ_ONLY = """\
 import sys
 from pathlib import Path
 from exclave.errors import HostError
-from exclave.member.record import load_membership, make_folder
+from exclave.kit.host.files import make_folder
+from exclave.member.record import load_membership
 state = Path(sys.argv[1])
 make_folder(state, 0o700)
 print(load_membership(state).member)
@@ -163,18 +163,6 @@ def test_a_member_is_read_from_a_read_only_folder(tmp_path: Path) -> None:
         f"cannot change the mode of folder {tmp_path} to 755: Read-only file system: make it writable for root",
         f"cannot make folder {tmp_path}/again: Read-only file system: make its parent writable for root",
     ], done.stderr
-
-
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
-    make_folder(tmp_path / "a" / "b", 0o700)
-    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
-    make_folder(tmp_path / "a" / "b", 0o755)
-    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o755
-    (tmp_path / "file").write_text("")
-    with pytest.raises(HostError) as caught:
-        make_folder(tmp_path / "file" / "b", 0o700)
-    assert caught.value.message == f"cannot make folder {tmp_path}/file/b: Not a directory"
-    assert caught.value.hint == "make its parent writable for root"
 
 
 def test_the_last_answer_is_loaded_with_its_time_for_its_own_member(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from exclave.errors import Fault
 from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from support.figures import add_figure
-from vm.lab import Installed, Lab, client_of, open_lab, state_of, status_of
+from vm.lab import Installed, Lab, client_of, codes_of, open_lab, proxy_pids, state_of, status_of
 from vm.machine import LIMIT, BootedMachine
 from vm.traffic import open_sampler, sampler_words
 
@@ -110,11 +110,15 @@ async def test_a_member_survives_when_run_is_emptied(installed: Installed) -> No
         async with open_sampler(sampler_words(lab.stage)) as sampler:
             began = time.monotonic()
             await sampler.wait_meshed(began)
+            proxies = await proxy_pids(machine)
             await machine.shell("rm -rf /run/exclave/*")
+            await lab.wait_ready(machine)  # its socket is back
             await machine.must("systemctl", "restart", "exclave")
             await lab.wait_ready(machine)
             await sampler.wait_meshed(time.monotonic())
             outcomes = sampler.outcomes(began)
+            assert await proxy_pids(machine) == proxies
+            assert await codes_of(machine) == []
         add_figure(f"{installed.debian}: /run/exclave emptied, then restarted: {outcomes}")
         assert outcomes.get("plain", 0) == 0
 

@@ -29,10 +29,10 @@ from exclave.host_check.check import can_change_network, check_host
 from exclave.host_check.mounts import find_mount_warnings
 from exclave.join.join import join
 from exclave.kit.formats.times import format_duration
-from exclave.kit.host.files import hold_lock, remove_folder
+from exclave.kit.host.files import hold_lock, make_folder, remove_folder
 from exclave.kit.host.output import failure_lines, print_err, print_json, print_out
 from exclave.kit.systemd.service_job import is_booted
-from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, adopt_join, load_membership, make_folder
+from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, adopt_join, load_membership
 from exclave.proxy.process.units import check_proxy
 from exclave.redirect.kernel.nft import confirm_from_cold
 

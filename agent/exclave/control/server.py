@@ -62,7 +62,7 @@ async def open_control(runtime: Path, answer: CommandHandler) -> AsyncIterator[N
         async def accept(sock: trio.socket.SocketType) -> None:
             await accept_connections("control", sock, nursery, serve, admit)
 
-        part = ReopenedSocket(partial(_bind_socket, path), accept)
+        part = ReopenedSocket(partial(_bind_socket, path), accept, path)
         try:
             nursery.start_soon(supervise, "control", part.serve)
             yield

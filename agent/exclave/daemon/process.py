@@ -29,13 +29,14 @@ from exclave.daemon.parts import (
     sources_of,
     waits_of,
 )
+from exclave.daemon.runtime_folder import RuntimeFolder
 from exclave.daemon.status import QUIET, FirstObserved, build_status, status_line
 from exclave.daemon.teardown import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import MAY_HEAL, ExclaveError, Fault, HostError, error_object
 from exclave.identity.rotator import Identity, TooSoonError
 from exclave.kit.formats.times import rfc3339
-from exclave.kit.host.files import hold_lock
+from exclave.kit.host.files import hold_lock, make_folder
 from exclave.kit.systemd.sd_notify import notify, reloading, status, stopping
 from exclave.kit.systemd.service_job import read_own_job
 from exclave.kit.tasks.backoff import Attempts, Backoff
@@ -44,7 +45,7 @@ from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.signals import ENDING_SIGNALS, raise_recorded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
-from exclave.member.record import MembershipRecord, load_eviction, load_join, load_membership, make_folder
+from exclave.member.record import MembershipRecord, load_eviction, load_join, load_membership
 from exclave.member.state import State, state_of
 from exclave.swap.swap import Swap
 
@@ -419,10 +420,11 @@ async def _open_agent(agent: Agent, config: Config) -> AsyncIterator[None]:
     make_folder(config.paths.runtime, 0o755)
     make_folder(config.paths.state, 0o700)
     hint = "one machine is one member: stop the other agent first, for instance with systemctl stop exclave"
-    with hold_lock(config.paths.runtime / "agent.lock", "another agent", hint):
+    with hold_lock(config.paths.runtime / "agent.lock", "another agent", hint) as lock:
         async with open_bare_nursery() as nursery, open_control(config.paths.runtime, agent.answer):
             await nursery.start(agent.receive_signals)
             nursery.start_soon(supervise, "status", agent.observe_state)
+            nursery.start_soon(supervise, "runtime folder", RuntimeFolder(config.paths.runtime, lock).run)
             yield
             nursery.cancel_scope.cancel()
 

@@ -112,7 +112,7 @@ def _has_remnants(state: Path) -> bool:
     return is_nobodys and any((state / name).exists() for name in (CREDENTIAL, SERVER_ADDRESSES, SVID, NEXT_KEY))
 
 
-def hold_join_lock(runtime: Path) -> AbstractContextManager[None]:
+def hold_join_lock(runtime: Path) -> AbstractContextManager[object]:
     """Hold the lock for writing or removing the files of a join. Raises HostError if another process holds it."""
     return hold_lock(runtime / "join.lock", "another exclave join or leave", "wait until it is done, or end it")
 

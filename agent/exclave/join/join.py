@@ -34,7 +34,7 @@ from exclave.errors import ApiRefusal, ClusterError, ExclaveError, HostError
 from exclave.identity.storage import generate_key, key_text, load_next_key, remove_identity, store_next_key, store_svid
 from exclave.identity.svid import SvidError, check_svid, renew_at
 from exclave.join import refusals
-from exclave.kit.host.files import remove, write_atomic
+from exclave.kit.host.files import make_folder, remove, write_atomic
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.wall_clock import Now
 from exclave.member import record as files
@@ -55,8 +55,8 @@ async def join(token_text: str, config: Config, now: Now, report: Report) -> Mem
     """
     token, state = decode_token(token_text), config.paths.state
     sha256 = hashlib.sha256(token_text.strip().encode()).hexdigest()
-    files.make_folder(state, 0o700)
-    files.make_folder(config.paths.runtime, 0o755)
+    make_folder(state, 0o700)
+    make_folder(config.paths.runtime, 0o755)
     under_way = files.load_join(state)
     if (membership := files.load_membership(state)) is not None:
         if under_way is None or under_way.token_sha256 != sha256:

@@ -6,7 +6,6 @@
 import contextlib
 import json
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -102,24 +101,6 @@ class LastAnswer:
 def chosen_proxy(config: ClusterConfig, offered: str, environment: Mapping[str, str]) -> HttpProxy | None:
     """The HTTP proxy to the API server; `offered`: that of the join token or of the membership."""
     return choose_proxy(config.proxy, config.no_proxy, config.proxy_credentials, offered, environment)
-
-
-def make_folder(path: Path, mode: int) -> None:
-    """Make a folder that may exist, with exactly this mode. Raises HostError.
-
-    Writes nothing if it is as it should be: a member also starts if its state folder is read-only.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        text = f"cannot make folder {path}: {problem.strerror}"
-        raise HostError(Fault.DISK, text, "make its parent writable for root") from problem
-    try:
-        if stat.S_IMODE(path.stat().st_mode) != mode:
-            path.chmod(mode)
-    except OSError as problem:
-        text = f"cannot change the mode of folder {path} to {mode:o}: {problem.strerror}"
-        raise HostError(Fault.DISK, text, "make it writable for root") from problem
 
 
 def store_membership(state: Path, record: MembershipRecord) -> None:

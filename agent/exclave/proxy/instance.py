@@ -189,7 +189,10 @@ class Proxy(PublishedProxy):
     def _release(self, running: RunningProxy) -> None:
         running.process.close()
         del self._running[running.instance]
-        self._launcher.records.drop(running.instance)
+        try:
+            self._launcher.records.drop(running.instance)
+        except HostError as problem:  # a record without a process does no harm
+            log.warning("proxy %s: %s", running.instance, problem)
         self.apply_event(running.instance, InstanceEvent.EXITED)
 
     # While they run

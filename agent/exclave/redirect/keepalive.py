@@ -19,6 +19,7 @@ import trio
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
 from exclave.kit.formats.json_text import parse_json
+from exclave.kit.host.accepting import is_shortage
 from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.host.gated import (
     GATE,
@@ -84,15 +85,16 @@ class _Keepalive:
         """Start a process if none runs and the host supports it; never raises HostError."""
         if self._process is not None or self._is_unsupported or self._is_hidden:
             return
+        is_temporary = False
         try:
             started = await self._start()
         except (HostError, OSError) as problem:
-            started = str(problem)
+            started, is_temporary = str(problem), is_shortage(problem)
         if isinstance(started, HeldProcess):
             log_milestone(Starting.KEEPALIVE)
             log.info("redirect: process %d keeps connections alive while others flush all rules", started.pid)
             return
-        self._is_unsupported = True
+        self._is_unsupported = not is_temporary
         log.warning(
             "redirect: a flush of all rules by others will reset connections: no keepalive process: %s", started
         )

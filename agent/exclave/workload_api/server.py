@@ -105,7 +105,7 @@ async def open_workload_api(
         async def accept(sock: trio.socket.SocketType) -> None:
             await accept_connections("workload API", sock, nursery, serve_or_drop, admit)
 
-        part = ReopenedSocket(partial(_bind, path, allowed_uids), accept)
+        part = ReopenedSocket(partial(_bind, path, allowed_uids), accept, path)
         nursery.start_soon(supervise, "workload API", part.serve)
         try:
             yield api

@@ -2,12 +2,14 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from exclave.kit.host.accepting import LOG_INTERVAL, SHORTAGES, Quota, SparseLog, accept_connections, log
+from exclave.errors import Fault, HostError
+from exclave.kit.host.accepting import LOG_INTERVAL, SHORTAGES, Quota, SparseLog, accept_connections, is_shortage, log
 
 
 @pytest.mark.parametrize("number", sorted(SHORTAGES), ids=lambda number: errno.errorcode[number])
@@ -84,3 +86,19 @@ async def test_a_warning_is_logged_at_most_once_a_minute(
     sparse.warning("user %d was refused", 1000)
     assert caplog.messages == ["user 0 was refused", "user 1000 was refused (999 more in the meantime)"]
     assert {record.name for record in caplog.records} == {log.name}
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(errno.EMFILE, True), (errno.ENOMEM, True), (errno.ENOSPC, True), (errno.EAGAIN, True), (errno.ENOENT, False)],
+)
+def test_a_shortage_is_recognised_also_as_the_cause_of_a_failed_write(
+    tmp_path: Path, number: int, *, expected: bool
+) -> None:
+    problem = OSError(number, os.strerror(number))
+    assert is_shortage(problem) is expected
+    try:
+        raise HostError(Fault.DISK, f"cannot write {tmp_path}", "free some space") from problem
+    except HostError as error:
+        assert is_shortage(error) is expected
+    assert not is_shortage(ValueError("no number"))

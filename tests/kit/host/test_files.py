@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exclave.errors import Fault, HostError
-from exclave.kit.host.files import hold_lock, remove, remove_folder, write_atomic
+from exclave.kit.host.files import hold_lock, make_folder, remove, remove_folder, write_atomic
 
 SMALL_DISK = """
 import sys
@@ -231,3 +231,15 @@ def test_a_missing_folder_of_a_lock_is_named(tmp_path: Path) -> None:
     assert problem.fault is Fault.DISK
     assert problem.message == f"cannot open {tmp_path}/missing/agent.lock: No such file or directory"
     assert problem.hint == "make its folder exist and writable for root"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b", 0o700)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    make_folder(tmp_path / "a" / "b", 0o755)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o755
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostError) as caught:
+        make_folder(tmp_path / "file" / "b", 0o700)
+    assert caught.value.message == f"cannot make folder {tmp_path}/file/b: Not a directory"
+    assert caught.value.hint == "make its parent writable for root"

@@ -1,12 +1,13 @@
 """A socket that fails is replaced; one that was served is closed."""
 
+import socket
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from exclave.kit.host.rebinding_socket import ReopenedSocket, Socket
+from exclave.kit.host.rebinding_socket import WATCH_INTERVAL, ReopenedSocket, Socket
 from exclave.kit.tasks.supervise import supervise
 
 
@@ -72,3 +73,29 @@ async def test_what_cannot_be_bound_again_raises() -> None:
         await part.serve()
     with pytest.raises(OSError, match="taken"):
         await part.serve()
+
+
+async def test_a_path_that_somebody_removes_is_bound_again(
+    autojump_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    path, bound = tmp_path / "socket", 0
+
+    def bind() -> Socket:
+        nonlocal bound
+        bound += 1
+        made = socket.socket(socket.AF_UNIX)
+        path.unlink(missing_ok=True)
+        made.bind(str(path))
+        return trio.socket.from_stdlib_socket(made)
+
+    async def serve(_: Socket) -> None:
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervise, "part", ReopenedSocket(bind, serve, path).serve)
+        await trio.sleep(100)
+        assert bound == 1
+        path.unlink()
+        await trio.sleep(WATCH_INTERVAL + 3)
+        assert (bound, path.is_socket()) == (2, True)
+        nursery.cancel_scope.cancel()

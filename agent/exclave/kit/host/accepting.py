@@ -19,6 +19,11 @@ PAUSE = 0.1  # seconds until the next attempt; until then, clients wait in the k
 LOG_INTERVAL = 60.0  # seconds between two log lines about the same subject: clients could fill the log
 
 
+def is_shortage(problem: BaseException) -> bool:
+    """True if a failure, or the OSError that caused it, is a shortage."""
+    return any(getattr(one, "errno", None) in SHORTAGES for one in (problem, problem.__cause__))
+
+
 class SparseLog:
     """Logs a warning at most once in LOG_INTERVAL, with the number of those that were left out."""
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,8 +100,58 @@ def _translated(problem: OSError, path: Path) -> HostError:
     return HostError(Fault.DISK, f"cannot write {path}: {problem.strerror}", hint)
 
 
+def make_folder(path: Path, mode: int) -> None:
+    """Make a folder that may exist, with exactly this mode. Raises HostError.
+
+    Writes nothing if it is as it should be: a member also starts if its state folder is read-only.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        text = f"cannot make folder {path}: {problem.strerror}"
+        raise HostError(Fault.DISK, text, "make its parent writable for root") from problem
+    try:
+        if stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
+    except OSError as problem:
+        text = f"cannot change the mode of folder {path} to {mode:o}: {problem.strerror}"
+        raise HostError(Fault.DISK, text, "make it writable for root") from problem
+
+
+class HeldLock:
+    """A lock that this process holds. Made by `hold_lock`."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    def is_in_place(self) -> bool:
+        """True if the path still names the locked file."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def renew(self) -> None:
+        """Lock the path again after somebody has removed the file. Raises HostError."""
+        if self.is_in_place():
+            return
+        descriptor = _acquire(self._path)
+        if descriptor is None:
+            text = f"another process has locked {self._path} after somebody removed that file"
+            raise HostError(Fault.ANOTHER_AGENT, text, "end one of the two")
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Remove the file and the lock."""
+        if self.is_in_place():
+            self._path.unlink(missing_ok=True)  # still locked, so no other process uses it
+        os.close(self._descriptor)
+
+
 @contextmanager
-def hold_lock(path: Path, holder: str, hint: str) -> Iterator[None]:
+def hold_lock(path: Path, holder: str, hint: str) -> Iterator[HeldLock]:
     """Hold the lock while the block runs. Raises HostError, which names `holder`, if another process holds it.
 
     flock(2) without waiting: the kernel releases the lock when the process ends.
@@ -108,11 +159,11 @@ def hold_lock(path: Path, holder: str, hint: str) -> Iterator[None]:
     descriptor = _acquire(path)
     if descriptor is None:
         raise HostError(Fault.ANOTHER_AGENT, f"{holder} runs already: it holds {path}", hint)
+    lock = HeldLock(path, descriptor)
     try:
-        yield
+        yield lock
     finally:
-        path.unlink(missing_ok=True)  # still locked, so no other process uses it
-        os.close(descriptor)
+        lock.release()
 
 
 def _acquire(path: Path) -> int | None:
