@@ -25,7 +25,7 @@ def packages() -> Packages:
     links = [name for _, name in socket.if_nameindex() if name != "lo"]
     need(not links, "booted machines are tested in a network namespace of their own: ./tests/run --vm")
     folder = Path(str(named))
-    return Packages(folder / "new.deb", folder / "old.deb")
+    return Packages(folder / "new.deb", folder / "old.deb", folder / "bad.deb")
 
 
 @pytest.fixture(scope="session", params=DEBIANS)

@@ -65,10 +65,11 @@ drain = "2s"
 
 @dataclass(frozen=True)
 class Packages:
-    """The .deb of this checkout, and one of the same code with a lower version."""
+    """The .deb of this checkout, one of the same code with a lower version, and one whose agent does not start."""
 
     new: Path
     old: Path
+    bad: Path
 
 
 @dataclass

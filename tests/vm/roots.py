@@ -23,6 +23,9 @@ SYSTEM = ("systemd", "systemd-sysv", "dbus", "iproute2", "procps", "ca-certifica
 ALSO = () if IS_PART else ("firewalld", "docker.io", "libfaketime")
 """What some rows install beside exclave."""
 
+REACHABLE = ("openssh-server", "python3-apt")
+"""What a control host with Ansible needs on a machine."""
+
 SERVICES = ("systemd-networkd.service", "systemd-networkd-wait-online.service")
 
 _DOWNLOAD = """
@@ -38,6 +41,20 @@ export DEBIAN_FRONTEND=noninteractive
 chroot "$target" apt-get -qq update
 chroot "$target" apt-get -qq install --download-only ./exclave.deb "$@"
 rm "$target/exclave.deb" "$target/etc/resolv.conf"
+"""
+
+
+_REACHABLE = """
+set -eu
+mount -t overlay overlay -o "lowerdir=$1:$2,upperdir=$3,workdir=$4" "$5"
+mount -t proc proc "$5/proc"
+cat /etc/resolv.conf >"$5/etc/resolv.conf"
+target=$5
+shift 5
+export DEBIAN_FRONTEND=noninteractive
+mkdir -p "$target/archives/partial"  # not apt's own folder: the layer below has what exclave needs there
+chroot "$target" apt-get -qq install --no-install-recommends -o Dir::Cache::archives=/archives "$@" >/dev/null
+rm -rf "$target/archives" "$target/etc/resolv.conf"
 """
 
 
@@ -86,6 +103,20 @@ def make_layers(debian: str, package: Path, cache: Path) -> Layers:
     return layers
 
 
+def reachable_layer(layers: Layers, cache: Path) -> Path:
+    """Where the layer above these is, made or not, by which a control host reaches the machine."""
+    debian = layers.system.name.partition("-")[0]
+    return cache / f"{debian}-ssh-{_digest(layers.archives.name, *REACHABLE, _REACHABLE)}"
+
+
+def make_reachable_layer(layers: Layers, cache: Path) -> None:
+    """Make it if it is missing. Needs root and Debian's mirror."""
+    target = reachable_layer(layers, cache)
+    if not target.is_dir():
+        print(f"installing what Ansible needs into a root: {' '.join(REACHABLE)}", flush=True)
+        make_folder(target, lambda folder: _stack(_REACHABLE, [layers.archives, layers.system], folder, *REACHABLE))
+
+
 def make_folder(target: Path, fill: Callable[[Path], None]) -> None:
     """A folder that is there only when it is complete."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="new-") as work:
@@ -104,11 +135,16 @@ def _make_system(debian: str, folder: Path) -> None:
 
 
 def _download(system: Path, package: Path, folder: Path) -> None:
+    _stack(_DOWNLOAD, [system], folder, str(package), *ALSO)
+
+
+def _stack(script: str, lower: list[Path], folder: Path, *arguments: str) -> None:
+    """Run a script on a root of `lower` and `folder`, which gets what changes."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         work, merged = Path(scratch) / "work", Path(scratch) / "merged"
         work.mkdir()
         merged.mkdir()
-        paths = [str(path) for path in (system, folder, work, merged, package)]
+        words = [*map(str, (*lower, folder, work, merged)), *arguments]
         # In a mount namespace of its own, which takes the mounts with it.
-        subprocess.run(["unshare", "--mount", "sh", "-c", _DOWNLOAD, "download", *paths, *ALSO], check=True)
+        subprocess.run(["unshare", "--mount", "sh", "-c", script, "stack", *words], check=True)
         shutil.rmtree(work)
