@@ -5,8 +5,10 @@ The join token is made on the control host by the real kubectl and must not appe
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +20,12 @@ from exclave_sandbox.demo.membership import issue_token
 from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from support.figures import add_figure
+from support.needs import need
 from vm.control_host import SETTINGS, WITH_FACTS, ControlHost, Played, open_control_host
 from vm.lab import Lab, Packages, nothing_runs, proxy_pids, state_of
 from vm.machine import LIMIT, BootedMachine
 from vm.packages import BAD, OLD
+from vm.repository import make_repository
 from vm.roots import DEBIANS
 from vm.traffic import open_load
 
@@ -34,6 +38,11 @@ STEADY = 40  # requests each way before and after an event
 
 COPY, SETTLE = "Copy the package to the host", "Write the settings and reload the agent"
 CREATE, JOIN = "Create a join token on the control host", "Join, and wait until the host passes the health gate"
+KEY, DEFINE, FROM_REPOSITORY = (
+    "Write the repository's key",
+    "Define the repository",
+    "Install the package from a repository",
+)
 INSTALL, WOULD_INSTALL = "Install the package from the file", "Install the package (check mode)"
 LEAVE, REMOVE, FILE = "Leave the mesh", "Remove the package", "Remove the package's file"
 
@@ -223,3 +232,42 @@ async def test_a_host_that_cannot_join_or_is_not_ready_fails_with_the_reason(deb
         assert "whose group is web, not api: let it leave first" in other.failure("vm1")
         await machine.shell("systemctl start application")
         settled(succeeded(await control.play("roll_out", **wanted)), [machine])
+
+
+async def test_a_repository_is_verified_and_an_upgrade_comes_from_it(
+    debian: str, packages: Packages, tmp_path: Path
+) -> None:
+    need(shutil.which("gpg") is not None, "signing a repository needs gpg (gnupg)")
+    key = make_repository(tmp_path / "repository", [packages.old, packages.new])
+    wrong_key = make_repository(tmp_path / "another", [packages.old])
+    async with open_control_host(debian, packages, machines=1) as (_, control):
+        [machine] = control.machines
+        machine.copy(tmp_path / "repository", "/srv/exclave")
+        # A machine without a network can read no other repository, so what exclave needs is there before.
+        machine.copy(packages.new, "/root/new.deb")
+        await machine.shell(
+            'needed=$(dpkg-deb --field /root/new.deb Depends); export DEBIAN_FRONTEND=noninteractive; '
+            'apt-get -qq -y satisfy "$needed"; rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*'
+        )  # fmt: skip
+        wanted = {**JOINED, "repository_url": "file:/srv/exclave", "repository_key": key}
+
+        refused = await control.play("roll_out", **{**wanted, "repository_key": wrong_key})
+        assert refused.code == 2
+        assert "Failed to update apt cache" in refused.failure("vm1")
+        assert not (machine.root / "usr/bin/exclave").exists()
+
+        for file in ("/etc/apt/sources.list.d/exclave.sources", "/etc/apt/keyrings/exclave.asc"):
+            (machine.root / file.lstrip("/")).unlink()
+        checked = succeeded(await control.play("roll_out", "--check", "--diff", **wanted, version=OLD))
+        settled(checked, [machine], KEY, DEFINE, WOULD_INSTALL, SETTLE, JOIN)
+        first = succeeded(await control.play("roll_out", **wanted, version=OLD))
+        settled(first, [machine], KEY, DEFINE, FROM_REPOSITORY, SETTLE, CREATE, JOIN)
+        assert await versions(control) == [OLD]
+        settled(succeeded(await control.play("roll_out", **wanted)), [machine])
+        settled(succeeded(await control.play("roll_out", **wanted, version="latest")), [machine], FROM_REPOSITORY)
+        assert await versions(control) != [OLD]
+        # The way back from a repository: a member of another group fails, after its package was downgraded.
+        before = await versions(control)
+        other = await control.play("roll_out", **{**wanted, "group": "api"}, version=OLD)
+        assert "and so is the version" in other.failure("vm1")
+        assert await versions(control) == before
