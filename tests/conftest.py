@@ -31,6 +31,12 @@ def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)
 
 
+@pytest.fixture(autouse=True)
+def _usual_umask() -> None:
+    """A command that an earlier test ran in this process may have changed it, as the agent does."""
+    os.umask(0o022)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run `async def` tests."""
