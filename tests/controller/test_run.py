@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from exclave.ending import EndingSwitch
 from exclave.errors import ClusterError, Fault
 from exclave.identity.rotator import open_identity
 from exclave.join.join import join
+from exclave.kit.tasks.wall_clock import Now
 from exclave.member.client import open_member
 from exclave.member.record import MembershipRecord
 from exclave_sandbox.pki import make_anchor
@@ -533,7 +534,7 @@ def test_no_member_becomes_silent_because_a_watch_stalls(tmp_path: Path, reads: 
             between, asked, reply
         )
 
-    async def play() -> None:
+    async def play(now: Now) -> None:
         async with open_mesh_cluster(tmp_path, controlled=False, now=now) as cluster:
             async with controlled_through(cluster, now, honest):
                 record = await join(encode_token(await cluster.join_token()), config(tmp_path), now, lambda _: None)
@@ -550,13 +551,34 @@ def test_no_member_becomes_silent_because_a_watch_stalls(tmp_path: Path, reads: 
                         await trio.sleep(1)
                 assert await is_live(cluster, record.member) == (reads != "answered")
 
+    play_virtually(play)
+
+
+def test_no_member_becomes_silent_because_a_server_that_has_just_started_refuses_everybody(tmp_path: Path) -> None:
+    """A machine's heartbeats are refused, too; its next one comes after the controller reads Leases again."""
+
+    async def play(now: Now) -> None:
+        async with open_mesh_cluster(tmp_path, controlled=False, now=now) as cluster:
+            async with controlled_through(cluster, now, honest) as between:
+                record = await join(encode_token(await cluster.join_token()), config(tmp_path), now, lambda _: None)
+                while not await is_live(cluster, record.member):  # noqa: ASYNC110  another's work
+                    await trio.sleep(1)
+                between.treat = busy(403, "Forbidden")
+                between.cut_all()
+                await trio.sleep(90)
+                between.treat = honest
+                for _ in range(20):
+                    await trio.sleep(1)
+                    assert await is_live(cluster, record.member)
+
+    play_virtually(play)
+
+
+def play_virtually(play: Callable[[Now], Awaitable[None]]) -> None:
+    """Run it in virtual time, with a wall clock that runs as fast."""
     clock = trio.testing.MockClock(autojump_threshold=0.01)  # real sockets: what is on its way must arrive first
     began = time.time()
-
-    def now() -> float:
-        return began + clock.current_time()
-
-    trio.run(play, clock=clock, strict_exception_groups=True)
+    trio.run(play, lambda: began + clock.current_time(), clock=clock, strict_exception_groups=True)
 
 
 @asynccontextmanager

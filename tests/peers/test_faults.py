@@ -37,6 +37,7 @@ from exclave.api.requests import (
     Object,
     create,
     create_token,
+    delete,
     get,
     patch,
 )
@@ -46,7 +47,6 @@ from exclave.cluster.member_cluster import open_member_cluster
 from exclave.cluster.watch import Listed, Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.confirm.confirm import Confirmation
-from exclave.controller.policy.admit import ABANDONED_AFTER
 from exclave.controller.run import Locations, open_controller
 from exclave.data_path.observer import DataPathObserver
 from exclave.ending import EndingSwitch
@@ -60,6 +60,7 @@ from exclave.proxy.states import InstanceState
 from exclave.redirect.kernel.observe import Observed
 from exclave_sandbox.pki import Authority, make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE
+from peers.fake_machines import gone
 from peers.kubernetes import AVAILABLE, Kubernetes, running_kubernetes
 from support.figures import add_figure
 from support.https_server import Asked, ConnectionCut, Reply
@@ -165,7 +166,11 @@ def machine(kubernetes: Kubernetes, machines: list[Machine], tmp_path_factory: p
 
         async def become() -> Machine:
             async with furnished(api_of(kubernetes), lifetime=SHORT, probes=[]) as cluster:
-                token = encode_token(await cluster.join_token())
+                if machines:  # they are one machine by their id
+                    former = NAMESPACE, machines[-1].record.member
+                    await cluster.admin.send(delete(MEMBERS, *former))
+                    await gone(cluster, MEMBERS, former)
+                token = encode_token(await cluster.join_token(token_id=f"m{len(machines):04d}"))
                 return Machine(config, await join(token, config, WALL.now, lambda _: None))
 
         machines.append(trio.run(become))

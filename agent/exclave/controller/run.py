@@ -48,7 +48,7 @@ from exclave.controller.mesh.publish import Published, is_worth_publishing, sett
 from exclave.controller.mesh.settings_watch import SettingsWatch, settings_patch
 from exclave.controller.mesh.trust import ANCHORS, ISSUER
 from exclave.controller.policy.accept import RIGHTS_MISSING, GroupPatches, GroupRights, group_patches
-from exclave.controller.policy.liveness import lease_fields
+from exclave.controller.policy.liveness import NEVER, lease_fields
 from exclave.controller.policy.mark import KEY_BYTES, MarkKey, key_object, read_key
 from exclave.controller.policy.mesh_current import mesh_condition
 from exclave.controller.policy.opaque import opaque_condition
@@ -233,12 +233,20 @@ class Controller:
         return watches
 
     async def _follow(self, watch: Watch, watches: list[Watch]) -> None:
-        place = (watch.resource, watch.namespace, watch.name, watch.labels)
-        async with self._cluster.watch(*place, trim=watch.trim) as events:
-            async for event in events:
-                watch.changed(watch.cache.apply(event))
-                if not self.ready.is_set() and all(one.cache.synced for one in watches):
-                    self.ready.set()
+        place, liveness = (watch.resource, watch.namespace, watch.name, watch.labels), self.state.liveness
+        are_leases = watch.cache is self.state.leases
+        try:
+            async with self._cluster.watch(*place, trim=watch.trim) as events:
+                async for event in events:
+                    if are_leases and liveness.watching_since == NEVER:
+                        liveness.watching_since = self._now()
+                    watch.changed(watch.cache.apply(event))
+                    if not self.ready.is_set() and all(one.cache.synced for one in watches):
+                        self.ready.set()
+        finally:
+            if are_leases:
+                # A server that has just started may refuse everybody, machines too, so none is silent until it answers.
+                liveness.watching_since = NEVER
 
     async def _watch_outages(self) -> None:
         """While the API server is not reached, no Lease counts as silent: count again from its return."""
@@ -246,7 +254,8 @@ class Controller:
         while True:
             await reachable.wait_for(lambda value: not value)
             await reachable.wait_for(lambda value: value)
-            self.state.liveness.watching_since = self._now()
+            if self.state.liveness.watching_since != NEVER:
+                self.state.liveness.watching_since = self._now()
 
     def _start_all(self) -> None:
         self._refresh_mesh()

@@ -17,6 +17,7 @@ FORGET_CLONE = 600.0  # seconds after which a second machine without heartbeats 
 MISSED = 3  # heartbeat intervals
 MOST_HOLDERS = 16  # earlier boots of one Lease that are remembered. A copied credential returns after one or two.
 LONGEST_HOLDER = 256  # characters; the admission policy lets no machine write more
+NEVER = float("inf")  # of a time since when Leases are watched: they are not, and nobody counts as silent
 LEAST_STORM = 3  # members that must fall silent together to count as one outage
 
 
