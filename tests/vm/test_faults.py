@@ -117,7 +117,8 @@ async def test_a_member_survives_when_run_is_emptied(installed: Installed) -> No
             await lab.wait_ready(machine)
             await sampler.wait_meshed(time.monotonic())
             outcomes = sampler.outcomes(began)
-            assert await proxy_pids(machine) == proxies
+            # What was written within the last seconds before is lost. Then the next agent swaps the proxy.
+            assert proxies <= await proxy_pids(machine)
             assert await codes_of(machine) == []
         add_figure(f"{installed.debian}: /run/exclave emptied, then restarted: {outcomes}")
         assert outcomes.get("plain", 0) == 0
