@@ -47,6 +47,7 @@ from exclave.cluster.member_cluster import open_member_cluster
 from exclave.cluster.watch import Listed, Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.confirm.confirm import Confirmation
+from exclave.controller.policy.admit import ABANDONED_AFTER
 from exclave.controller.run import Locations, open_controller
 from exclave.data_path.observer import DataPathObserver
 from exclave.ending import EndingSwitch
