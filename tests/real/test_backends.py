@@ -73,6 +73,8 @@ async def test_callers_of_a_service_notice_no_new_address(release: LinkerdBinari
     """The old address stays until the new one is listed, as with a second DHCP lease; then it goes."""
     async with open_mesh(release) as stage:
         machine = stage.vm.machine
+        # As systemd sets it: else the kernel removes the second address with the first.
+        await machine.must("sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/eth0/promote_secondaries")
         async with open_loads(stage, "another address of the VM", BY_SERVICE) as loads:
             await trio.sleep(STEADY)
             await machine.must("ip", "address", "add", f"{OTHER_VM}/24", "dev", "eth0")
