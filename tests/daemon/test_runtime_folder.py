@@ -47,10 +47,10 @@ def test_every_record_and_the_lock_come_back_with_their_modes(
     folder = tmp_path / "run"
     fill(folder)
     with hold_lock(folder / "agent.lock", "another agent", "") as lock:
-        kept = RuntimeFolder(folder, lock)
-        kept.refresh()
+        runtime = RuntimeFolder(folder, lock)
+        runtime.refresh()
         how(folder)  # type: ignore[operator]
-        kept.refresh()
+        runtime.refresh()
         assert found_in(folder) == {**FILES, "agent.lock": 0o600}
         assert (folder / "proxy-etc/passwd").read_text() == "proxy-etc/passwd"
         assert f"somebody has emptied {folder}: 5 files were restored" in caplog.text
@@ -62,16 +62,16 @@ def test_every_record_and_the_lock_come_back_with_their_modes(
     assert not (folder / "agent.lock").exists()
 
 
-def test_a_file_that_the_agent_removes_itself_stays_away_and_a_newer_one_is_kept(tmp_path: Path) -> None:
+def test_a_file_that_the_agent_removes_itself_stays_away_and_a_newer_one_stays(tmp_path: Path) -> None:
     fill(tmp_path)
     with hold_lock(tmp_path / "agent.lock", "another agent", "") as lock:
-        kept = RuntimeFolder(tmp_path, lock)
-        kept.refresh()
+        runtime = RuntimeFolder(tmp_path, lock)
+        runtime.refresh()
         (tmp_path / "boot.json").unlink()
-        kept.refresh()
+        runtime.refresh()
         empty(tmp_path)
         write_atomic(tmp_path / "instances.json", b"newer")
-        kept.refresh()
+        runtime.refresh()
         assert not (tmp_path / "boot.json").exists()
         assert (tmp_path / "instances.json").read_bytes() == b"newer"
 
@@ -81,9 +81,9 @@ async def test_the_next_agent_has_the_same_name_of_the_boot_and_knows_the_proxie
     with hold_lock(tmp_path / "agent.lock", "another agent", "") as lock:
         name = await read_boot_identity(tmp_path)
         record = records.add("a", os.getpid(), sys.executable, "digest")
-        kept = RuntimeFolder(tmp_path, lock)
-        kept.refresh()
+        runtime = RuntimeFolder(tmp_path, lock)
+        runtime.refresh()
         empty(tmp_path)
-        kept.refresh()
+        runtime.refresh()
     assert await read_boot_identity(tmp_path) == name
     assert records.read() == {"a": record}

@@ -43,6 +43,10 @@ async def open_backend(stage: DemoStage) -> AsyncIterator[None]:
         yield
 
 
+async def only_the_pod_answers(stage: DemoStage) -> bool:
+    return {await fetch_from(stage) for _ in range(10)} == {"backend"}
+
+
 @pytest.mark.parametrize("name", ENDINGS)
 async def test_callers_of_a_service_notice_no_end(release: LinkerdBinaries, name: str) -> None:
     async with open_mesh(release) as stage, open_backend(stage):
@@ -58,11 +62,8 @@ async def test_a_machine_that_is_gone_is_forgotten(release: LinkerdBinaries) -> 
         began = time.monotonic()
         await stage.vm.machine.must("ip", "link", "set", "eth0", "down")  # as if its power were cut
 
-        async def only_the_pod_answers() -> bool:
-            return {await fetch_from(stage) for _ in range(10)} == {"backend"}
-
         with trio.fail_after(FORGOTTEN):
-            await eventually("answers of the pod alone", only_the_pod_answers, bool, 1.0)
+            await eventually("answers of the pod alone", partial(only_the_pod_answers, stage), bool, 1.0)
         add_figure(f"two backends, the machine is gone: only the other answers after {time.monotonic() - began:.0f} s")
         async with open_loads(stage, "two backends, after that", BY_SERVICE) as loads:
             await trio.sleep(STEADY)
@@ -101,11 +102,8 @@ async def test_a_member_whose_proxy_cannot_run_is_left_out(release: LinkerdBinar
         began = time.monotonic()
         await stage.vm.machine.must("kill", f"-{signal.SIGKILL}", str(pid))
 
-        async def only_the_pod_answers() -> bool:
-            return {await fetch_from(stage) for _ in range(10)} == {"backend"}
-
         with trio.fail_after(PATIENCE):
-            await eventually("answers of the pod alone", only_the_pod_answers, bool)
+            await eventually("answers of the pod alone", partial(only_the_pod_answers, stage), bool)
         took = time.monotonic() - began
         add_figure(f"two backends, the proxy cannot run: only the other answers after {took:.1f} s")
         async with open_loads(stage, "two backends, the proxy cannot run", BY_SERVICE) as loads:

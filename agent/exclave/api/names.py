@@ -32,6 +32,7 @@ EXPIRES = "exclave.dev/expires"  # of a join account: the end of its token, RFC 
 # The names of RoleBindings of others that an admin has accepted. Of a WorkloadGroup: those among its machines'
 # accounts. Of the controller's namespace: those in it.
 ADOPTED = "exclave.dev/adopted"
+# Of the controller's namespace: it was there before the installation, so `uninstall` leaves it.
 MADE_BY_OTHERS = "exclave.dev/made-by-others"
 
 DRAIN = 10.0  # seconds between the withdrawal of the ports and the deletion of the ExternalWorkload

@@ -5,6 +5,7 @@ and take a new name for this boot, so that the cluster would count two machines.
 """
 
 import logging
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +75,12 @@ def _read_files(folder: Path, known: Files) -> Iterator[tuple[Path, StoredFile]]
             continue
         try:
             found = path.lstat()
-            if not path.is_file() or path.is_symlink() or found.st_size > MOST_BYTES:
+            if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
                 continue
             stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
             before = known.get(path)
             if before is None or before.stamp != stamp:
-                before = StoredFile(path.read_bytes(), found.st_mode & 0o7777, stamp)
+                before = StoredFile(path.read_bytes(), stat.S_IMODE(found.st_mode), stamp)
         except FileNotFoundError:
             continue  # removed in the meantime
         yield path, before

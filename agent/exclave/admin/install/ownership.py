@@ -14,7 +14,7 @@ from exclave.admin.objects import FIELD_MANAGER, Manifest
 from exclave.admin.tables import few
 from exclave.api import requests as kinds
 from exclave.api.malformed import mapping_in, mappings_in
-from exclave.api.names import INSTALLATION
+from exclave.api.names import INSTALLATION, MADE_BY_OTHERS
 from exclave.api.requests import Object
 
 PRUNED = (
@@ -82,6 +82,11 @@ def obsolete(found: Iterable[Object], wanted: Iterable[Manifest]) -> list[Object
         if (one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]) not in needed
         and is_applied_by_us(one)
     ]
+
+
+def is_marked_as_others(namespace: Object) -> bool:
+    """True if an installation found this namespace already there, made by others."""
+    return MADE_BY_OTHERS in mapping_in(mapping_in(namespace, "metadata"), "annotations")
 
 
 def is_applied_by_us(one: Object) -> bool:

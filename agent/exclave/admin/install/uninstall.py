@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from exclave.admin import arguments
 from exclave.admin.check.snapshot import ClusterSnapshot
+from exclave.admin.install.ownership import is_marked_as_others
 from exclave.admin.kubectl import Objects
 from exclave.admin.objects import CERT_MANAGER, CREDENTIAL_LIFE, Installation, first_objects, later_objects
 from exclave.admin.session import Session
@@ -22,7 +23,6 @@ from exclave.api.names import (
     FINALIZER,
     GROUP_FINALIZER,
     ISSUER,
-    MADE_BY_OTHERS,
     MARK_SECRET,
     PORTS_FINALIZER,
     settings_name,
@@ -74,9 +74,7 @@ def _uninstall(session: Session, options: argparse.Namespace) -> int:
     _release_all(session, kinds.WORKLOAD_GROUPS, GROUP_FINALIZER)
     leaves_namespace = _leaves_namespace(session, choice)
     _delete_installation(session, choice, leaves_namespace=leaves_namespace)
-    session.note(NOT_DELETED)
-    if leaves_namespace:
-        session.note(_left_text(choice))
+    _note_what_stays(session, choice, leaves_namespace=leaves_namespace)
     return 0
 
 
@@ -101,9 +99,7 @@ def _preview(session: Session, found: ClusterSnapshot, members: Objects) -> int:
         *_existing(session, [key for key in keys if key not in first]),
     ):
         print_out(f"{resource.kind} {name}{f' in {namespace}' if namespace else ''} would be deleted")
-    session.note(NOT_DELETED)
-    if leaves_namespace:
-        session.note(_left_text(found.installation))
+    _note_what_stays(session, found.installation, leaves_namespace=leaves_namespace)
     if members:
         session.note(f"members would be stranded: {len(members)}; without --strand-members, uninstall refuses")
     return 0
@@ -180,28 +176,35 @@ def _machine_rights(found: ClusterSnapshot) -> list[Key]:
 
 def _leaves_namespace(session: Session, choice: Installation) -> bool:
     """True if others have made the controller's namespace, and may have more in it."""
-    found = session.kubectl.get(kinds.NAMESPACES, None, choice.namespace) or {}
-    return MADE_BY_OTHERS in mapping_in(mapping_in(found, "metadata"), "annotations")
+    found = session.kubectl.get(kinds.NAMESPACES, None, choice.namespace)
+    return found is not None and is_marked_as_others(found)
 
 
-def _left_text(choice: Installation) -> str:
-    return f"not deleted: namespace {choice.namespace}, because others have made it"
+def _note_what_stays(session: Session, choice: Installation, *, leaves_namespace: bool) -> None:
+    session.note(NOT_DELETED)
+    if leaves_namespace:
+        session.note(f"not deleted: namespace {choice.namespace}, because others have made it")
 
 
 def _installation_keys(session: Session, choice: Installation, *, leaves_namespace: bool) -> list[Key]:
     """The installation's objects. What the controller or an admin made is deleted with the namespace, or by name."""
-    where, later = choice.namespace, [one.key for one in reversed(later_objects(choice))]
-    made: list[Key] = [(kinds.SECRETS, where, ISSUER), (kinds.SECRETS, where, MARK_SECRET)]
-    made.append((kinds.LEASES, where, ELECTION))
-    if session.kubectl.get(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, CERT_MANAGER) is not None:
-        made.insert(0, (kinds.CERTIFICATES, where, ISSUER))  # it would make the Secret again
-    found: list[Key] = []
-    for key in later:
-        if key == (kinds.NAMESPACES, None, where) and leaves_namespace:
-            found += made
-        elif key not in made:
-            found.append(key)
-    return [*found, *(one.key for one in first_objects())]
+    issuer = (kinds.SECRETS, choice.namespace, ISSUER)
+    later = [one.key for one in reversed(later_objects(choice)) if one.key != issuer]
+    if leaves_namespace:
+        place = later.index((kinds.NAMESPACES, None, choice.namespace))
+        later[place : place + 1] = _keys_in_namespace(session, choice.namespace)
+    return [*later, *(one.key for one in first_objects())]
+
+
+def _keys_in_namespace(session: Session, namespace: str) -> list[Key]:
+    """What the controller, an admin or cert-manager made in the controller's namespace."""
+    has_certificates = session.kubectl.get(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, CERT_MANAGER) is not None
+    return [
+        *([(kinds.CERTIFICATES, namespace, ISSUER)] if has_certificates else []),  # it would make the Secret again
+        (kinds.SECRETS, namespace, ISSUER),
+        (kinds.SECRETS, namespace, MARK_SECRET),
+        (kinds.LEASES, namespace, ELECTION),
+    ]
 
 
 def _delete_installation(session: Session, choice: Installation, *, leaves_namespace: bool) -> None:

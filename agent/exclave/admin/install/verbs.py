@@ -17,6 +17,7 @@ from exclave.admin.install.ownership import (
     NOT_OTHERS,
     PRUNED,
     is_applied_by_us,
+    is_marked_as_others,
     labelled,
     obsolete,
     outcome,
@@ -41,7 +42,6 @@ from exclave.admin.token.verbs import LONGEST_CREDENTIAL, credential_note
 from exclave.api import requests as kinds
 from exclave.api.definitions.account_rights import adopted_names, adopted_text, foreign_to_controller
 from exclave.api.issuer import read_anchors, read_issuer
-from exclave.api.malformed import mapping_in
 from exclave.api.member import READY, condition_of
 from exclave.api.names import ADOPTED, CONTROLLER, INSTALLATION, ISSUER, MADE_BY_OTHERS
 from exclave.api.requests import Resource
@@ -232,15 +232,16 @@ def _index_key(one: Manifest) -> tuple[str, str, str]:
 
 
 def _namespace_annotations(session: Session, choice: Installation, *, adopt: bool) -> dict[str, str]:
-    """What others have to do with the namespace: the RoleBindings that the admin accepts, and whether they made it."""
+    """The annotations of the namespace that name others' accepted RoleBindings, and that others have made it."""
     found = session.kubectl.get(kinds.NAMESPACES, None, choice.namespace)
     foreign = foreign_to_controller(session.kubectl.list(kinds.ROLE_BINDINGS, choice.namespace), choice.namespace)
     names = adopted_names(found)
-    annotations = {ADOPTED: adopted_text([one for one in foreign if adopt or one["metadata"]["name"] in names])}
-    if found is not None:
-        was_made_by_others = MADE_BY_OTHERS in mapping_in(mapping_in(found, "metadata"), "annotations")
-        annotations[MADE_BY_OTHERS] = "true" if was_made_by_others or not is_applied_by_us(found) else ""
-    return {key: text for key, text in annotations.items() if text}
+    annotations = {}
+    if accepted := adopted_text([one for one in foreign if adopt or one["metadata"]["name"] in names]):
+        annotations[ADOPTED] = accepted
+    if found is not None and (is_marked_as_others(found) or not is_applied_by_us(found)):
+        annotations[MADE_BY_OTHERS] = "true"
+    return annotations
 
 
 def _apply(session: Session, batch: Sequence[Manifest], found: ObjectIndex) -> None:
@@ -400,7 +401,7 @@ def _cert_manager(session: Session, choice: Installation) -> list[Row]:
     """Is cert-manager installed, and the issuer that will sign ours?"""
     title = "cert-manager is installed"
     if session.kubectl.get(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, CERT_MANAGER) is None:
-        problem = "there is no CustomResourceDefinition certificates.cert-manager.io"
+        problem = f"there is no CustomResourceDefinition {CERT_MANAGER}"
         hint = "install it: https://cert-manager.io/docs/installation; or name an intermediate: --issuer-certificate"
         return [Row(title, "error", problem, hint)]
     kind, _, name = choice.issued_by.partition("/")

@@ -23,7 +23,7 @@ PACKAGE_VERSION = (
     ("rpm", "--query", "--queryformat=%{VERSION}-%{RELEASE}", "exclave"),
 )
 
-PAUSE = 1.0  # seconds between two looks at the status
+PAUSE = 1.0  # seconds between two readings of the status
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
