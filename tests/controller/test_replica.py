@@ -3,6 +3,7 @@
 import os
 import signal
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from exclave.api.requests import LEASES, MEMBERS, WORKLOAD_GROUPS, create, get, 
 from exclave.cluster.endpoint import Access
 from exclave_sandbox.pki import make_anchor
 from support.figures import add_figure
-from support.interposer import Interposer, open_interposer
+from support.https_server import Asked, Reply
+from support.interposer import Interposer, headers_of, honest, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 from support.needs import free_port
 from support.replicas import leads, replica, wait_leads
@@ -49,14 +51,41 @@ async def test_a_leader_that_gets_a_signal_releases_its_lease(tmp_path: Path) ->
             assert not lease["spec"].get("holderIdentity")
 
 
+def is_work(asked: Asked) -> bool:
+    """A write of a replica, except those of its election's Lease."""
+    return asked.method != "GET" and not asked.target.endswith("/exclave-controller")
+
+
 def writes(between: Interposer) -> list[str]:
-    """The writes of a replica, except those of its election's Lease."""
     assert between.served is not None
-    return [
-        f"{asked.method} {asked.target}"
-        for asked in between.served.asked
-        if asked.method != "GET" and not asked.target.endswith("/exclave-controller")
-    ]
+    return [f"{asked.method} {asked.target}" for asked in between.served.asked if is_work(asked)]
+
+
+@dataclass
+class Withheld:
+    """Writes are executed, and their answers arrive after `released`, so that whoever writes waits.
+
+    `complete` is set when a write of each of `members` waits: a process that is stopped then has checked no fence
+    for a write that it has not sent.
+    """
+
+    members: set[str]
+    complete: trio.Event = field(default_factory=trio.Event)
+    released: trio.Event = field(default_factory=trio.Event)
+
+    async def treat(self, between: Interposer, asked: Asked, reply: Reply) -> None:
+        """The Treat of an Interposer."""
+        if not is_work(asked):
+            await honest(between, asked, reply)
+            return
+        async with between.ask(asked) as answer:
+            content = await answer.aread()
+        self.members = {name for name in self.members if name not in asked.target}
+        if not self.members:
+            self.complete.set()
+        await self.released.wait()
+        await reply.start(answer.status_code, **headers_of(answer))
+        await reply.piece(content)
 
 
 async def new_member(cluster: MeshCluster, number: int) -> None:
@@ -104,8 +133,12 @@ async def test_a_paused_leader_is_followed_and_finds_that_it_leads_no_longer(tmp
             await new_member(cluster, 1)
             await wait_signed(cluster, 1)
             assert await leads(ports[1]) is not True
+            withheld = Withheld({f"web-k7q2x-{number}" for number in range(2, 6)})
+            between.treat = withheld.treat
             for number in range(2, 6):
                 await new_member(cluster, number)
+            with trio.fail_after(30):
+                await withheld.complete.wait()
             os.kill(first.pid, signal.SIGSTOP)
             stopped, written = trio.current_time(), writes(between)
             assert written, "it did all of this while it led"
@@ -116,7 +149,9 @@ async def test_a_paused_leader_is_followed_and_finds_that_it_leads_no_longer(tmp
                 f"seconds until a second controller signs what a paused one left: {trio.current_time() - stopped:.1f}"
             )
             lease = await cluster.admin.send(get(LEASES, "exclave", "exclave-controller"))
-            under_way = writes(between)  # what was on its way when it was stopped has arrived
+            under_way = writes(between)
+            between.treat = honest
+            withheld.released.set()
             os.kill(first.pid, signal.SIGCONT)
             await wait_accepted(cluster, ["10.77.0.1/24"], "False")
             with trio.fail_after(20):
