@@ -46,9 +46,9 @@ def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def read_lock(name: str) -> list[Locked]:
-    """The libraries of packaging/container/NAME.txt."""
-    text = (CONTAINER / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+def read_lock(name: str, folder: Path = CONTAINER) -> list[Locked]:
+    """The libraries of NAME.txt: those of the image (requirements, build), or of a package in packaging/vendor."""
+    text = (folder / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", " ")
     found = []
     for line in text.splitlines():
         if line and not line.startswith("#"):

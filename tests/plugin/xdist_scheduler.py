@@ -35,6 +35,7 @@ FIRST = (
     "redirect/test_keepalive.py",
     "redirect/test_others.py",
     "packaging/test_containerfile.py",
+    "packaging/test_release.py",
 )
 """The longest shares, the longest first. All others follow in the order of their names."""
 

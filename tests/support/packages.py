@@ -31,7 +31,7 @@ def build(folder: Path, *kinds: str, checkout: Path = TOP) -> dict[str, Path]:
 
 def nfpm_program() -> Path:
     """The nfpm that packaging/build has built last."""
-    (version,) = re.findall(r"^nfpm_version=(\S+)", (TOP / "packaging/build").read_text(), re.MULTILINE)
+    (version,) = re.findall(r"^nfpm_version=(\S+)", (TOP / "packaging/prepare").read_text(), re.MULTILINE)
     return Path(os.environ.get("EXCLAVE_TOOLS", Path.home() / ".cache/exclave/tools"), f"nfpm-{version}")
 
 
