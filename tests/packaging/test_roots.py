@@ -12,6 +12,7 @@ import pytest
 from exclave import __version__
 from support.needs import need
 from support.packages import build, nfpm_program, skip_without
+from vm.repository import make_repository
 from vm.roots import DEBIANS, Layers, cache_folder, layers_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
@@ -100,10 +101,11 @@ def test_a_deb_is_installed_upgraded_and_purged_in_a_chroot(debian: str, deb: Pa
 
 
 def stub(folder: Path) -> Path:
-    """An rpm that provides what Fedora's packages do, in the versions of rawhide in August 2026."""
+    """An rpm that provides what Fedora's packages do, in the versions of rawhide in August 2026, and what EL's do."""
     libraries = {"trio": "0.33", "httpx": "0.28.1", "h2": "4.3", "cryptography": "50", "jwcrypto": "1.5.8"}
     libraries |= {"psutil": "7.2", "netifaces": "0.11", "dns": "2.8"}
     provides = ["/bin/sh", "python3 = 3.14", "iproute = 6", "nftables = 1.1", "systemd = 258"]
+    provides += ["/usr/bin/python3.12", "glibc = 2.34"]
     provides += [f"python3-{name} = {version}" for name, version in libraries.items()]
     config = {"name": "stub", "arch": "all", "version": "1.0.0", "maintainer": "nobody", "provides": provides}
     (folder / "stub.json").write_text(json.dumps(config))
@@ -156,3 +158,50 @@ def test_dnf_installs_an_rpm_and_rpm_verifies_and_erases_it(deb: Path, mounted: 
     assert rpm(root, "--query", "exclave") == ["package exclave is not installed"]
     assert named_exclave(root) == {"/etc/exclave"}
     assert [path.name for path in (root / "etc/exclave").iterdir()] == ["config.toml.rpmsave"]
+
+
+@pytest.mark.parametrize("system", ["fedora", "el"])
+def test_dnf_installs_from_a_releases_repository_and_from_no_other(
+    system: str, deb: Path, mounted: Mounted, tmp_path: Path
+) -> None:
+    skip_without("dnf")
+    release = Path(os.environ["EXCLAVE_VM_PACKAGES"]) / "release"
+    need(release.is_dir(), "no release could be built; ./tests/run --vm prints the reason")
+    root = mounted(layers("bookworm", deb).system)
+    repository, key = tmp_path / "repository", tmp_path / "key.asc"
+    shutil.copytree(release / "rpm" / system, repository)
+    (tmp_path / "exclave.repo").write_text(
+        f"[exclave]\nname=exclave\nbaseurl=file://{repository}\ngpgkey=file://{key}\ngpgcheck=1\nrepo_gpgcheck=1\n"
+    )
+
+    def install(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+        options = [f"--installroot={root}", "--releasever=1", f"--setopt=reposdir={tmp_path}", "--setopt=retries=1"]
+        command = ["dnf", "--assumeyes", *options, f"--setopt=cachedir={tmp_path}/cache", "install", *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    def refused(reason: str) -> bool:
+        done = install("exclave")
+        assert rpm(root, "--query", "exclave") == ["package exclave is not installed"]
+        return done.returncode != 0 and reason in done.stdout + done.stderr
+
+    (tmp_path / "stub").mkdir()
+    assert install("--disablerepo=*", "--nogpgcheck", stub(tmp_path / "stub")).returncode == 0
+
+    key.write_text(make_repository(tmp_path / "another", []))
+    assert refused("repomd.xml GPG signature verification error")
+    shutil.copyfile(release / "exclave.asc", key)
+    signed = repository / "repodata/repomd.xml"
+    right = signed.read_text()
+    signed.write_text(right.replace("<revision>", "<revision>1"))
+    assert refused("repomd.xml GPG signature verification error")
+    signed.write_text(right)
+    name = {"fedora": f"exclave-{__version__}-1.noarch.rpm", "el": f"exclave-{__version__}-1.el.x86_64.rpm"}[system]
+    package = (repository / name).read_bytes()
+    (repository / name).write_bytes(package[:-1] + b"x")
+    assert refused("incorrect checksum")
+    (repository / name).write_bytes(package)
+
+    done = install("exclave")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rpm(root, "--verify", "exclave") == []
+    assert rpm(root, "--query", "exclave") == [name.removesuffix(".rpm")]

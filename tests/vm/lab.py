@@ -71,6 +71,11 @@ class Packages:
     old: Path
     bad: Path
 
+    @property
+    def release(self) -> Path:
+        """A release of this checkout, if one could be built."""
+        return self.new.parent / "release"
+
 
 @dataclass
 class Installed:

@@ -1,7 +1,7 @@
 """Builds what booted machines install, and makes their roots: `python -m vm.packages FOLDER`.
 
 FOLDER gets new.deb, the package of this checkout, old.deb, the same code with a lower version, and bad.deb with a
-higher one, whose agent does not start.
+higher one, whose agent does not start. For all rows, `release` in it is a release of this checkout.
 """
 
 import shutil
@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from exclave import __version__
+from support.release import make_checkout, make_key, open_keyring, release
 from vm.image import make_kernel_root
 from vm.qemu import PROGRAM
 from vm.roots import DEBIANS, IS_PART, cache_folder, make_layers, make_reachable_layer
@@ -47,9 +49,20 @@ def write_variant(new: Path, target: Path, version: str, agent: str = "") -> Non
                        check=True, stdout=subprocess.DEVNULL)  # fmt: skip
 
 
+def build_release(folder: Path) -> None:
+    """Build a release, signed with a key that is thrown away, or print why there is none."""
+    with tempfile.TemporaryDirectory(prefix="gpg") as work, open_keyring(Path(work) / "home") as home:
+        checkout, key = make_checkout(Path(work) / "checkout"), make_key(home, "a release")
+        made = release(checkout, home, __version__, folder, "--key", key, "--without-image")
+    if made.returncode != 0:
+        print(f"no release: {made.stderr.strip()}")
+
+
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     build(target)
+    if not IS_PART:
+        build_release(target / "release")
     for debian in DEBIANS:
         layers = make_layers(debian, target / "new.deb", cache_folder())
         if not IS_PART:

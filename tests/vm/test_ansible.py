@@ -21,6 +21,7 @@ from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from support.figures import add_figure
 from support.needs import need
+from support.release import RELEASE_TOOLS
 from vm.control_host import SETTINGS, WITH_FACTS, ControlHost, Played, open_control_host
 from vm.lab import Lab, Packages, nothing_runs, proxy_pids, state_of
 from vm.machine import LIMIT, BootedMachine
@@ -237,7 +238,8 @@ async def test_a_host_that_cannot_join_or_is_not_ready_fails_with_the_reason(deb
 async def test_a_repository_is_verified_and_an_upgrade_comes_from_it(
     debian: str, packages: Packages, tmp_path: Path
 ) -> None:
-    need(shutil.which("gpg") is not None, "signing a repository needs gpg (gnupg)")
+    for program in ("gpg", "apt-ftparchive"):
+        need(shutil.which(program) is not None, f"a repository needs {program} ({RELEASE_TOOLS[program]})")
     key = make_repository(tmp_path / "repository", [packages.old, packages.new])
     wrong_key = make_repository(tmp_path / "another", [packages.old])
     async with open_control_host(debian, packages, machines=1) as (_, control):
