@@ -11,9 +11,9 @@ import pytest
 
 from exclave import __version__
 from support.needs import need
-from support.packages import build, nfpm_program, skip_without
+from support.packages import build, imports_of, nfpm_program, skip_without, unpack_rpm
 from vm.repository import make_repository
-from vm.roots import DEBIANS, Layers, cache_folder, layers_of
+from vm.roots import DEBIANS, Layers, arm64_root, cache_folder, layers_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
@@ -160,13 +160,19 @@ def test_dnf_installs_an_rpm_and_rpm_verifies_and_erases_it(deb: Path, mounted: 
     assert [path.name for path in (root / "etc/exclave").iterdir()] == ["config.toml.rpmsave"]
 
 
+def released() -> Path:
+    """The release that ./tests/run --vm has built."""
+    folder = Path(os.environ["EXCLAVE_VM_PACKAGES"]) / "release"
+    need(folder.is_dir(), "no release could be built; ./tests/run --vm prints the reason")
+    return folder
+
+
 @pytest.mark.parametrize("system", ["fedora", "el"])
 def test_dnf_installs_from_a_releases_repository_and_from_no_other(
     system: str, deb: Path, mounted: Mounted, tmp_path: Path
 ) -> None:
     skip_without("dnf")
-    release = Path(os.environ["EXCLAVE_VM_PACKAGES"]) / "release"
-    need(release.is_dir(), "no release could be built; ./tests/run --vm prints the reason")
+    release = released()
     root = mounted(layers("bookworm", deb).system)
     repository, key = tmp_path / "repository", tmp_path / "key.asc"
     shutil.copytree(release / "rpm" / system, repository)
@@ -205,3 +211,54 @@ def test_dnf_installs_from_a_releases_repository_and_from_no_other(
     assert done.returncode == 0, done.stdout + done.stderr
     assert rpm(root, "--verify", "exclave") == []
     assert rpm(root, "--query", "exclave") == [name.removesuffix(".rpm")]
+
+
+# For arm64, by qemu's emulation of its processor. Python and libraries are those of Debian 12 for arm64.
+
+LIBRARIES = """
+import platform, psutil._psutil_linux, netifaces, _cffi_backend
+import cryptography.hazmat.bindings._rust as rust
+from cryptography.hazmat.primitives.asymmetric import ec
+from exclave.kit.host.packages import check_packages
+check_packages()
+ec.generate_private_key(ec.SECP256R1())
+print(platform.machine(), rust.__file__, psutil._psutil_linux.__file__)
+"""
+
+
+def python_on_arm64(root: Path, *words: str | Path) -> str:
+    command = ["qemu-aarch64-static", "-L", root, root / "usr/bin/python3", "-I", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env={})
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.fixture
+def arm64(deb: Path, mounted: Mounted) -> Path:
+    skip_without("qemu-aarch64-static")
+    found = arm64_root(deb, cache_folder())
+    need(found.is_dir(), "there is no root for arm64; ./tests/run --vm makes it")
+    return mounted(found)
+
+
+def test_the_deb_runs_on_arm64(deb: Path, arm64: Path) -> None:
+    subprocess.run(["dpkg-deb", "--extract", deb, arm64], check=True)
+    assert python_on_arm64(arm64, arm64 / "usr/bin/exclave", "--version") == f"exclave {__version__}\n"
+    home = arm64 / "usr/lib/exclave"
+    code = f"import sys; sys.path.insert(0, {str(home)!r})\n{imports_of(home)}\n{LIBRARIES}"
+    machine, rust, _ = python_on_arm64(arm64, "-c", code).split()
+    assert machine == "aarch64"
+    assert rust.startswith(f"{arm64}/usr/lib/python3/dist-packages/")
+
+
+def test_the_libraries_of_els_package_for_arm64_run(arm64: Path) -> None:
+    """Debian has no Python 3.12. What is compiled for that alone, cffi and netifaces, is replaced by Debian's."""
+    unpack_rpm(released() / f"rpm/el/exclave-{__version__}-1.el.aarch64.rpm", arm64)
+    home, vendor = arm64 / "usr/lib/exclave", arm64 / "usr/lib/exclave/vendor"
+    bound = sorted(path.name.partition(".")[0] for path in vendor.rglob("*.cpython-312-*.so"))
+    assert bound == ["_cffi_backend", "_netifaces"]
+    shutil.rmtree(vendor / "netifaces")
+    code = f"import sys; sys.path[:0] = [{str(home)!r}, {str(vendor)!r}]\n{imports_of(home)}\n{LIBRARIES}"
+    machine, *compiled = python_on_arm64(arm64, "-c", code).split()
+    assert machine == "aarch64"
+    assert len(compiled) == 2 and all(name.startswith(f"{vendor}/") for name in compiled)

@@ -3,7 +3,6 @@
 Here is neither Fedora nor EL: rpm, dnf and rpmlint are Debian's, and Python 3.12 is whatever this machine has.
 """
 
-import ast
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ import pytest
 
 from architecture.tree import TOP
 from exclave import __version__
-from support.packages import build, skip_without
+from support.packages import build, imports_of, skip_without, unpack_rpm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -58,14 +57,7 @@ def rpms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def unpacked(rpms: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     skip_without("rpm2archive")
-    return {name: unpack(package, tmp_path_factory.mktemp("unpacked")) for name, package in rpms.items()}
-
-
-def unpack(package: Path, folder: Path) -> Path:
-    """Unpack an rpm. nfpm writes absolute names, so cpio would write into this machine's folders; tar does not."""
-    packed = subprocess.run(["rpm2archive", "-n", "-"], stdin=package.open("rb"), capture_output=True, check=True)
-    subprocess.run(["tar", "-x", "-C", folder], input=packed.stdout, check=True)
-    return folder
+    return {name: unpack_rpm(package, tmp_path_factory.mktemp("unpacked")) for name, package in rpms.items()}
 
 
 def query(package: Path, *arguments: str) -> list[str]:
@@ -123,16 +115,6 @@ def find_python312() -> str:
     return names[0]
 
 
-def imports_of(folder: Path) -> str:
-    """A program that imports every module of exclave in a folder."""
-    names = []
-    for path in sorted((folder / "exclave").rglob("*.py")):
-        ast.parse(path.read_text())
-        parts = path.relative_to(folder).with_suffix("").parts
-        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return "\n".join(f"import {name}" for name in names if name != "exclave.__main__")
-
-
 @pytest.mark.parametrize("name", ["exclave", "exclave-admin"])
 def test_the_code_runs_on_python_312_with_the_libraries_of_the_package_alone(
     name: str, unpacked: dict[str, Path], tmp_path: Path
@@ -159,7 +141,7 @@ def test_the_code_runs_on_python_312_with_the_libraries_of_the_package_alone(
 
 def test_rpmlint_finds_nothing(rpms: dict[str, Path], tmp_path: Path) -> None:
     skip_without("rpmlint")
-    cpio = tmp_path / "cpio"  # rpmlint unpacks by cpio; see unpack()
+    cpio = tmp_path / "cpio"  # rpmlint unpacks by cpio; see unpack_rpm()
     cpio.write_text('#!/bin/sh\nexec /usr/bin/cpio --no-absolute-filenames "$@"\n')
     cpio.chmod(0o755)
     command = ["rpmlint", "--config", str(TOP / "packaging/rpm/rpmlint.toml"), *map(str, rpms.values())]

@@ -62,6 +62,23 @@ def deb_members(package: Path) -> dict[str, Member]:
     return found
 
 
+def unpack_rpm(package: Path, folder: Path) -> Path:
+    """Unpack an rpm. nfpm writes absolute names, so cpio would write into this machine's folders; tar does not."""
+    packed = subprocess.run(["rpm2archive", "-n", "-"], stdin=package.open("rb"), capture_output=True, check=True)
+    subprocess.run(["tar", "-x", "-C", folder], input=packed.stdout, check=True)
+    return folder
+
+
+def imports_of(folder: Path) -> str:
+    """A program that imports every module of exclave in a folder."""
+    names = []
+    for path in sorted((folder / "exclave").rglob("*.py")):
+        ast.parse(path.read_text())
+        parts = path.relative_to(folder).with_suffix("").parts
+        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return "\n".join(f"import {name}" for name in names if name != "exclave.__main__")
+
+
 def imported_modules(folder: Path) -> Iterator[tuple[Path, str]]:
     """Every import below `folder`, with its file: the full name of the module."""
     for path in folder.rglob("*.py"):

@@ -14,7 +14,7 @@ from exclave import __version__
 from support.release import make_checkout, make_key, open_keyring, release
 from vm.image import make_kernel_root
 from vm.qemu import PROGRAM
-from vm.roots import DEBIANS, IS_PART, cache_folder, make_layers, make_reachable_layer
+from vm.roots import DEBIANS, IS_PART, cache_folder, make_arm64_root, make_layers, make_reachable_layer
 
 TOP = Path(__file__).resolve().parents[2]
 OLD, BAD = "0.0.1", "9.9.9"
@@ -63,6 +63,7 @@ if __name__ == "__main__":
     build(target)
     if not IS_PART:
         build_release(target / "release")
+        make_arm64_root(target / "new.deb", cache_folder())
     for debian in DEBIANS:
         layers = make_layers(debian, target / "new.deb", cache_folder())
         if not IS_PART:

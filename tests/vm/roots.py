@@ -86,6 +86,31 @@ def layers_of(debian: str, package: Path, cache: Path) -> Layers:
     )
 
 
+def arm64_root(package: Path, cache: Path) -> Path:
+    """Where the files of Debian 12's packages for arm64 are, made or not: those that a .deb of exclave needs."""
+    return cache / f"bookworm-arm64-{_digest(*_needed(package))}"
+
+
+def make_arm64_root(package: Path, cache: Path) -> None:
+    """Make it if it is missing. Needs mmdebstrap and Debian's mirror; nothing of arm64 runs."""
+    if not arm64_root(package, cache).is_dir():
+        print("downloading what exclave needs on Debian 12 for arm64", flush=True)
+        make_folder(arm64_root(package, cache), lambda folder: _extract_arm64(folder, _needed(package)))
+
+
+def _extract_arm64(folder: Path, names: list[str]) -> None:
+    command = ["mmdebstrap", "--quiet", "--variant=extract", "--architectures=arm64", f"--include={','.join(names)}"]
+    subprocess.run([*command, "bookworm", str(folder)], check=True)
+    # Compiled files are alike on all architectures. Under qemu, Python would need half a minute for them.
+    subprocess.run(["/usr/bin/python3", "-m", "compileall", "-q", str(folder / "usr/lib")], stdout=subprocess.DEVNULL)
+
+
+def _needed(package: Path) -> list[str]:
+    """The packages that a .deb needs, and the first ones of alternatives."""
+    listed = subprocess.run(["dpkg-deb", "--field", package, "Depends"], check=True, capture_output=True, text=True)
+    return [one.split()[0] for one in listed.stdout.split(",")]
+
+
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
