@@ -200,7 +200,7 @@ def test_every_reason_in_the_code_is_in_the_contract() -> None:
             "Registered, Live, Cloned, Certified, of a Member", 2, "controller.policy.transitions",
             {"AddressRefused", "AddressInUse", "NotReady"},  # those of Admitted
         ),
-        ("Ready, of an ExternalWorkload", 1, "listing.ready", {"NotLive", "Evicted"}),  # the controller's
+        ("Ready, of an ExternalWorkload", 1, "listing.ready", {"NotLive", "Evicted", "AddressChanges"}),
     ],
 )  # fmt: skip
 def test_a_condition_has_the_reasons_that_its_module_gives(

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from exclave.api.member import Condition
 from exclave.data_path.assessment import Assessment, DataPathFault
 from exclave.listing.ready import (
     REPAIRING,
@@ -127,6 +128,11 @@ CASES: dict[str, Case] = {
     "a member that came back to life reports again": (LISTED, reported(READY, is_live=False), (SetReady(READY),)),
     "a member that was silent while its watch was refused reports again": (
         replace(LISTED, live_since="2026-11-30T12:00:45Z"),
+        reported(READY),
+        (SetReady(READY),),
+    ),
+    "a member whose address was changed reports again": (
+        replace(LISTED, registered=Condition("Registered", True, "Registered", "ExternalWorkload x has address y")),
         reported(READY),
         (SetReady(READY),),
     ),

@@ -40,12 +40,12 @@ from exclave.api.requests import (
 from exclave.api.workload.withdrawal import is_withdrawn
 from exclave.controller.leader.lead import Sender
 from exclave.controller.policy.admit import admit, foreign_refusal
+from exclave.controller.policy.register import MarkNotReady
 from exclave.controller.policy.sign import sign
 from exclave.controller.policy.snapshot import Adoption, Group, MemberSnapshot, workload_ports
 from exclave.controller.policy.transitions import (
     Action,
     DeleteMember,
-    MarkNotReady,
     PutWorkload,
     Transition,
     WriteStatus,

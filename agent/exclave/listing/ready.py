@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass, replace
 
-from exclave.api.member import DataPath
+from exclave.api.member import Condition, DataPath
 from exclave.data_path.assessment import Assessment
 
 # Reasons of condition Ready that a machine writes.
@@ -57,6 +57,7 @@ class ReadinessFacts:
     workload: str | None = None  # uid of the ExternalWorkload
     is_live: bool = False
     live_since: str = ""  # when the controller has changed `is_live` last
+    registered: Condition | None = None  # the controller's, with the listed address
     silence: str = ""  # why the controller has withdrawn this member, or soon will: heartbeats do not arrive
     is_cordoned: bool = False
     unconfirmed: str = ""  # why unconfirmed rules were removed
@@ -92,6 +93,7 @@ class Reported:
     workload: str
     is_live: bool
     live_since: str = ""
+    registered: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,8 @@ def _must_report(wanted: Readiness, facts: ReadinessFacts, reported: Reported | 
     if reported is None or reported.workload != facts.workload:
         return True
     if facts.is_live and (not reported.is_live or facts.live_since != reported.live_since):
+        return True
+    if facts.registered != reported.registered:  # before it changes an address, the controller writes Ready=False
         return True
     before = reported.readiness
     is_noteworthy = wanted.note != before.note and (wanted.ready or bool(wanted.note))

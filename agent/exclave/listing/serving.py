@@ -170,6 +170,7 @@ class Listing:
             workload=view.workload_uid if view else None,
             is_live=view is not None and view.live is not None and view.live.status,
             live_since=view.live_since if view is not None else "",
+            registered=view.registered if view is not None else None,
             silence=self._membership.silence.value or _silence(view),
             is_cordoned=view is not None and view.cordoned,
             unconfirmed=confirmation.text if confirmation.is_withdrawn else "",
@@ -239,7 +240,7 @@ class Listing:
             log_milestone(Starting.READY)
         log.info("listing: [ready=%s reason=%s message=%s]", condition.ready, condition.reason, condition.message)
         assert facts.workload is not None
-        self._reported = ready.Reported(condition, facts.workload, facts.is_live, facts.live_since)
+        self._reported = ready.Reported(condition, facts.workload, facts.is_live, facts.live_since, facts.registered)
 
 
 @asynccontextmanager

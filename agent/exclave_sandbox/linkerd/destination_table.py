@@ -1,9 +1,13 @@
 """The answers of Linkerd's destination controller, from the cluster's objects. Pure. The rules are those of its source.
 
 An ExternalWorkload's address is meshed on every port that it lists, ready or not. If two claim one address and port, it
-is not meshed. A pod is meshed if the injector has labelled it. Who has asked for an address learns of changes from
-objects that still list its port, and of nothing else: submitExternalWorkloadUpdate in linkerd2,
-controller/api/destination/watcher/workload_watcher.go.
+is not meshed. A pod is meshed if the injector has labelled it.
+
+Who has asked for an address learns of changes from objects that still list its port, and of nothing else:
+submitExternalWorkloadUpdate in linkerd2, controller/api/destination/watcher/workload_watcher.go. Who has asked for a
+Service learns that an ExternalWorkload of some name became an endpoint, or is none any more. Another address under the
+same name is no change: diffAddresses in endpoints_watcher.go. The old address is not even removed later, since the
+removal names the new one. Here somebody has always asked for every Service.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +18,7 @@ from exclave.api.identity import MeshIdentity
 from exclave.api.member import condition_of
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, Object, Resource
 from exclave.controller.cache import key_of
+from exclave.controller.policy.snapshot import workload_ports
 
 CONTROL_PLANE_LABEL = "linkerd.io/control-plane-ns"
 OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
@@ -50,6 +55,8 @@ class DestinationTable:
         self._objects: dict[Resource, tuple[Object, ...]] = {}
         self._fresh: set[Resource] = set()
         self._reported: dict[tuple[str, int], Object] = {}  # for each address and port that was asked for
+        self._added: dict[tuple[str, str], list[Object]] = {}  # ExternalWorkloads as they were reported
+        self._endpoints: dict[tuple[str, str], Object] = {}  # those that are endpoints, as of now
 
     @property
     def is_complete(self) -> bool:
@@ -68,6 +75,20 @@ class DestinationTable:
         self._fresh.add(resource)
         if resource is EXTERNAL_WORKLOADS:
             self._report_changes(before)
+            self._report_endpoints()
+
+    def _report_endpoints(self) -> None:
+        before = self._endpoints
+        self._endpoints = {
+            key_of(workload): workload for workload in self._all(EXTERNAL_WORKLOADS) if _is_ready(workload)
+        }
+        for key, known in before.items():
+            if not _is_same_endpoint(known, self._endpoints.get(key)):
+                gone = known["spec"].get("workloadIPs")
+                self._added[key] = [one for one in self._added[key] if one["spec"].get("workloadIPs") != gone]
+        for key, workload in self._endpoints.items():
+            if not _is_same_endpoint(workload, before.get(key)):
+                self._added.setdefault(key, []).append(workload)
 
     def _report_changes(self, before: Iterable[Object]) -> None:
         workloads = self._all(EXTERNAL_WORKLOADS)
@@ -115,7 +136,8 @@ class DestinationTable:
             endpoint
             for workload in self._all(EXTERNAL_WORKLOADS)
             if _is_selected(workload, namespace, selector) and _is_ready(workload)
-            for endpoint in _workload_endpoints(workload, target)
+            for added in self._added[key_of(workload)]
+            for endpoint in _workload_endpoints(added, target)
         ]
         # A caller detects a protocol, or does not, by the Service's annotation alone.
         ready = [replace(endpoint, opaque=_is_opaque(service, port)) for endpoint in ready]
@@ -140,6 +162,11 @@ class DestinationTable:
             return None
         account = pod.get("spec", {}).get("serviceAccountName", "default")
         return MeshIdentity(account, metadata["namespace"], control_plane, self._trust_domain).dns_name
+
+
+def _is_same_endpoint(workload: Object, other: Object | None) -> bool:
+    """True if Linkerd lists both in one EndpointSlice: with other port numbers it would be another one."""
+    return other is not None and set(workload_ports(workload)) == set(workload_ports(other))
 
 
 def _workload_endpoints(workload: Object, target: int | str | None = None) -> Iterator[MeshEndpoint]:

@@ -9,7 +9,7 @@ import pytest
 from exclave.api.group import Port
 from exclave.api.requests import Object, Request
 from exclave.api.workload.withdrawal import NOTICE, SETTLE
-from exclave.controller.policy.register import is_ready, may_list, register, wanted_workload
+from exclave.controller.policy.register import MarkNotReady, is_ready, may_list, register, wanted_workload
 from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
@@ -272,9 +272,15 @@ def test_another_address_is_listed_when_pods_have_had_notice_of_the_former_one()
     assert isinstance(request, Request) and listed.workload is not None
     marked = merge_patch(listed.workload, request.body or {})
     assert marked["spec"]["workloadIPs"] == [{"ip": "10.77.0.20"}]
-    after = register(moved.replaced(workload=marked, withdrawn_at=NOW, now=NOW + NOTICE), GROUP, MESH)
+    noticed = moved.replaced(workload=marked, withdrawn_at=NOW, now=NOW + NOTICE)
+    after = register(noticed, GROUP, MESH)
     assert isinstance(after, Request)
     assert merge_patch(marked, after.body or {})["spec"] == wanted(moved)["spec"]
+    ready = merge_patch(marked, {"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+    assert register(noticed.replaced(workload=ready), GROUP, MESH) == MarkNotReady(
+        "AddressChanges", "pods get its new address in a second"
+    ), "the address of an endpoint never changes"
+    assert register(noticed.replaced(unready_at=noticed.now), GROUP, MESH) == SETTLE
 
 
 def test_ready_is_read_from_the_condition() -> None:

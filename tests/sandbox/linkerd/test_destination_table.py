@@ -1,5 +1,6 @@
 """What the destination controller would answer, case by case, from objects in their real shapes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,33 @@ NOT_BEHIND_IT = {
 def test_a_service_does_not_lead_to_a_machine_if(found: Object) -> None:
     with pytest.raises(NoEndpoints, match="shop/web"):
         table(found).find(WEB, 80)
+
+
+OTHER = "10.77.0.21"
+
+
+def test_by_a_service_another_address_of_an_endpoint_is_never_reported() -> None:
+    made = table(workload())
+    made.replace(EXTERNAL_WORKLOADS, (workload(address=OTHER),))
+    assert made.find(WEB, 80) == (MACHINE,)
+    made.replace(EXTERNAL_WORKLOADS, (workload(address=OTHER, ready="False"),))
+    made.replace(EXTERNAL_WORKLOADS, (workload(address=OTHER),))
+    assert made.find(WEB, 80) == (MACHINE, replace(MACHINE, address=OTHER)), "the removal was another address's"
+
+
+def test_by_a_service_the_address_may_change_while_it_is_no_endpoint() -> None:
+    made = table(workload())
+    for address in (VM, OTHER):
+        made.replace(EXTERNAL_WORKLOADS, (workload(address=address, ready="False"),))
+    made.replace(EXTERNAL_WORKLOADS, (workload(address=OTHER),))
+    assert made.find(WEB, 80) == (replace(MACHINE, address=OTHER),)
+
+
+def test_by_a_service_a_machine_with_other_ports_is_another_endpoint() -> None:
+    made = table(workload())
+    ports = [{"name": "http", "port": 8080}, {"name": "metrics", "port": 9100}]
+    made.replace(EXTERNAL_WORKLOADS, (workload(address=OTHER, ports=ports),))
+    assert made.find(WEB, 80) == (replace(MACHINE, address=OTHER),)
 
 
 def test_a_machines_own_address_is_meshed_ready_or_not_on_every_port_it_lists() -> None:

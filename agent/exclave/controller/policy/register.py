@@ -1,6 +1,7 @@
 """The ExternalWorkload that a member must have, all but its `status`, which the machine writes. Pure."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from exclave.api.group import Port
 from exclave.api.identity import server_name
@@ -18,6 +19,8 @@ from exclave.kit.formats.kubernetes import is_label_value
 ZONE_LABEL = "topology.kubernetes.io/zone"
 # Annotation: the labels that we wrote, so that one removed from the group is removed here, and other labels stay.
 OUR_LABELS = "exclave.dev/labels"
+
+ADDRESS_CHANGES = "AddressChanges"  # reason of condition Ready: the controller changes the address
 
 INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
 
@@ -103,7 +106,16 @@ def _addresses(snapshot: MemberSnapshot, group: Group) -> list[Object]:
     return [{"ip": plain_address(snapshot.view.addresses[0])}]
 
 
-def register(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Request | float | None:
+@dataclass(frozen=True)
+class MarkNotReady:
+    """Write Ready=False to the ExternalWorkload. Only the machine may write Ready=True."""
+
+    label: ClassVar = "MarkNotReady"
+    reason: str
+    message: str
+
+
+def register(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Request | MarkNotReady | float | None:
     """The request that creates or corrects the ExternalWorkload, or the seconds to wait before the next one.
 
     None if nothing differs, or there is no address.
@@ -113,6 +125,8 @@ def register(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Request | fl
         return create(EXTERNAL_WORKLOADS, snapshot.namespace, wanted) if wanted["spec"]["workloadIPs"] else None
     if _must_give_notice(wanted, found) and (step := withdraw(snapshot, found)) is not None:
         return step
+    if _moves(wanted, found) and (removal := _end_endpoint(snapshot, found)) is not None:
+        return removal
     changes = _changes(wanted, found)
     return patch(EXTERNAL_WORKLOADS, snapshot.namespace, snapshot.view.name, changes) if changes else None
 
@@ -128,9 +142,23 @@ def withdraw(snapshot: MemberSnapshot, workload: Object) -> Request | float | No
 
 def _must_give_notice(wanted: Object, found: Object) -> bool:
     """True if ports are listed at an address where no port is wanted."""
-    spec = found.get("spec") or {}
-    moves = not _same(wanted["spec"]["workloadIPs"], spec.get("workloadIPs"))
-    return bool(spec.get("ports")) and (moves or not wanted["spec"]["ports"])
+    return _moves(wanted, found) or bool(workload_ports(found) and not wanted["spec"]["ports"])
+
+
+def _moves(wanted: Object, found: Object) -> bool:
+    """True if ports are listed at another address than the wanted one."""
+    return bool(workload_ports(found)) and not _same(wanted["spec"]["workloadIPs"], found["spec"].get("workloadIPs"))
+
+
+def _end_endpoint(snapshot: MemberSnapshot, workload: Object) -> MarkNotReady | float | None:
+    """The step that ends the endpoint of Services, or the seconds to wait; None if its address may change.
+
+    Linkerd reports endpoints of a Service to pods by the name of the ExternalWorkload. Another address of an endpoint
+    is never reported, and pods use the old one for ever. The machine writes Ready=True when the new one is listed.
+    """
+    if is_ready(workload):
+        return MarkNotReady(ADDRESS_CHANGES, "pods get its new address in a second")
+    return snapshot.settle_left or None
 
 
 def _changes(wanted: Object, found: Object) -> Object:

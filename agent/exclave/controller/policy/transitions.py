@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from exclave.api.csr import csr_sha256
 from exclave.api.issuer import identity_fault
+from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.member import ADMITTED, CERTIFIED, CLONED, LIVE, REGISTERED, Condition, read_conditions, with_condition
 from exclave.api.names import DRAIN, FINALIZER, PORTS_FINALIZER, group_of_member
 from exclave.api.requests import Object, Request
@@ -30,7 +31,7 @@ from exclave.controller.policy.admit import (
 from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.liveness import FORGET_CLONE
 from exclave.controller.policy.mark import mark_of
-from exclave.controller.policy.register import is_of_group, is_ready, register, withdraw
+from exclave.controller.policy.register import MarkNotReady, is_of_group, is_ready, register, withdraw
 from exclave.controller.policy.sign import key_fault
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
@@ -78,15 +79,6 @@ class WriteStatus:
 
     label: ClassVar = "WriteStatus"
     patch: Object
-
-
-@dataclass(frozen=True)
-class MarkNotReady:
-    """Write Ready=False to the ExternalWorkload. Only the machine may write Ready=True."""
-
-    label: ClassVar = "MarkNotReady"
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -220,6 +212,8 @@ def _serve(snapshot: MemberSnapshot, group: Group, mesh: Mesh, result: AdmitResu
     step = register(snapshot, group, mesh)
     if isinstance(step, Request):
         return PutWorkload(step)
+    if isinstance(step, MarkNotReady):
+        return step
     if snapshot.has_heartbeat and snapshot.signed is None and (patch := status_patch(snapshot, result)):
         return WriteStatus(patch)  # before a renewal, which may fail; a joining machine gets everything at once
     waits = [] if snapshot.clones is None else [FORGET_CLONE + 1.0]
@@ -280,7 +274,13 @@ def _registered(snapshot: MemberSnapshot) -> Condition:
     fault = address_refusal(snapshot, snapshot.group) if snapshot.group is not None else None
     if fault is not None:
         return Condition(REGISTERED, False, fault.reason, f"no port is listed: {fault.message}")
-    return Condition(REGISTERED, True, "Registered", f"ExternalWorkload {snapshot.view.name} exists")
+    # The machine reports Ready again when this changes.
+    addresses = " ".join(
+        str(one.get("ip")) for one in mappings_in(mapping_in(snapshot.workload, "spec"), "workloadIPs")
+    )
+    return Condition(
+        REGISTERED, True, "Registered", f"ExternalWorkload {snapshot.view.name} has address {addresses or 'none'}"
+    )
 
 
 def _cloned(snapshot: MemberSnapshot) -> Condition | None:
