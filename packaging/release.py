@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -245,7 +246,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run with these arguments. Returns the exit code: 1 refused or failed, 4 something cannot be fetched."""
+    """Run with these arguments. Returns the exit code: 1 refused or failed, 4 nothing to fetch from, 130 ended."""
     parser = argparse.ArgumentParser(prog="packaging/release", description="Builds a signed release of this commit.")
     parser.add_argument("version", metavar="VERSION", help="the version of this checkout, which is tagged vVERSION")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the release goes; it must be new or empty")
@@ -256,9 +257,13 @@ def main(words: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--without-image", action="store_true", help="leave out the controller's image")
     os.umask(0o022)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is built so far is removed
     try:
         run(parser.parse_args(words))
-    except (Refused, CannotSign, CannotFetch, ValueError) as problem:
+    except KeyboardInterrupt:
+        print("packaging/release: interrupted; there is no release", file=sys.stderr)
+        return 130
+    except (Refused, CannotSign, CannotFetch, ValueError, OSError) as problem:
         for line in str(problem).splitlines():
             print(f"packaging/release: {line}", file=sys.stderr)
         return 4 if isinstance(problem, CannotFetch) else 1

@@ -56,7 +56,8 @@ def make_rpm_repository(folder: Path, packages: Iterable[Path], key: Key, date: 
     for package in packages:
         copy = Path(shutil.copyfile(package, folder / package.name))
         os.utime(copy, (date, date))  # the index has it
-    command = ["createrepo_c", "--quiet", "--no-database", "--revision", str(date), "--set-timestamp-to-revision"]
+    command = ["createrepo_c", "--quiet", "--no-database", "--general-compress-type=gz"]
+    command += ["--revision", str(date), "--set-timestamp-to-revision"]
     subprocess.run([*command, str(folder)], check=True, capture_output=True)
     sign_beside(folder / "repodata/repomd.xml", key)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from architecture.tree import TOP
 from exclave import __version__
 from support.needs import need
 from support.packages import nfpm_program
@@ -53,6 +54,19 @@ ARTEFACTS = {
     f"kustomize/exclave-kustomize-{__version__}.tar.gz",
 }
 
+PASSPHRASE = "not-for-logs"
+
+PINENTRY = f"""\
+#!/bin/sh
+echo OK
+while read -r word _; do
+    [ "$word" != GETPIN ] || echo D {PASSPHRASE}
+    echo OK
+    [ "$word" != BYE ] || exit 0
+done
+"""
+"""A person who enters the passphrase, as gpg's agent asks for it."""
+
 SPDX_TOOLS = "spdx-tools==0.8.3"
 
 
@@ -74,7 +88,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     work = tmp_path_factory.mktemp("release")
     checkout = make_checkout(work / "checkout")
     with tempfile.TemporaryDirectory(prefix="gpg") as short, open_keyring(Path(short) / "home") as home:
-        key = make_key(home, "a release")
+        key = make_key(home, "a release", passphrase=PASSPHRASE)
+        (home / "pinentry").write_text(PINENTRY)
+        (home / "pinentry").chmod(0o755)
+        (home / "gpg-agent.conf").write_text(f"pinentry-program {home}/pinentry\n")
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)  # forgets the passphrase
         yield Made(checkout, home, key, *run(checkout, home, key, work / "out/one"))
 
 
@@ -123,6 +141,12 @@ def test_it_states_what_it_does(made: Made) -> None:
     commit = git(made.checkout, "rev-parse", "HEAD").strip()
     assert lines[0] == f"exclave {__version__}, commit {commit}, signed by {made.key}"
     assert lines[-2:] == [f"the release is in {made.folder}", "left out: the controller's image (--without-image)"]
+
+
+def test_the_passphrase_is_nowhere(made: Made) -> None:
+    assert PASSPHRASE not in made.output
+    found = subprocess.run(["grep", "-rlF", PASSPHRASE, made.folder, made.checkout], capture_output=True, text=True)
+    assert found.stdout == f"{made.checkout}/tests/packaging/test_release.py\n"
 
 
 def test_the_checksums_are_signed_and_right(made: Made, public: Path) -> None:
@@ -286,11 +310,11 @@ def make_earlier(folder: Path, made: Made) -> Path:
 
 
 def refused(made: Made, folder: Path, *words: str | Path, key: str = "", checkout: Path | None = None,
-            version: str = __version__, **environment: str) -> list[str]:  # fmt: skip
+            version: str = __version__, status: int = 1, **environment: str) -> list[str]:  # fmt: skip
     before = sorted(folder.parent.rglob("*"))
     given = (version, folder, "--key", key or made.key, "--without-image", *words)
     done = release(checkout or made.checkout, made.home, *given, **environment)
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(folder.parent.rglob("*")) == before
     return [line.removeprefix("packaging/release: ") for line in done.stderr.splitlines()]
@@ -386,3 +410,10 @@ def test_a_build_that_fails_leaves_nothing(made: Made, tmp_path: Path) -> None:
     broken.write_text("#!/bin/sh\necho no such package; exit 1\n")
     broken.chmod(0o755)
     assert refused(made, tmp_path / "new", NFPM=str(broken)) == ["nfpm: no such package"]
+    broken.write_text("#!/bin/sh\nkill -s TERM $PPID; exec sleep 60\n")
+    assert refused(made, tmp_path / "new", status=130, NFPM=str(broken)) == ["interrupted; there is no release"]
+
+
+def test_the_command_prepares_what_it_needs_and_explains_itself() -> None:
+    done = subprocess.run([TOP / "packaging/release", "--help"], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("usage: packaging/release ")

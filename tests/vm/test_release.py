@@ -47,7 +47,7 @@ async def open_clean(debian: str, packages: Packages, folder: Path) -> AsyncIter
 
 
 async def expect_refused(machine: BootedMachine, command: str, *reasons: str) -> None:
-    """The command fails and prints one of the reasons, and exclave is not installed."""
+    """The command fails and prints a reason, as gpg of Debian 12 or sqv of Debian 13 has it; nothing is installed."""
     done = await machine.run("sh", "-c", f"{command} 2>&1")
     assert done.status != 0
     assert any(reason in done.output.decode() for reason in reasons), done.output.decode()
@@ -74,7 +74,7 @@ async def test_a_repository_with_a_wrong_signature_is_refused(debian: str, packa
         signed = machine.root / "srv/apt/dists/stable/InRelease"
         text = signed.read_text()
         signed.write_text(text.replace("Origin: exclave", "Origin: Exclave"))
-        await expect_refused(machine, UPDATE, "BADSIG", "Message has been manipulated", "is not signed", "invalid")
+        await expect_refused(machine, UPDATE, "BADSIG", "Message has been manipulated")
         signed.unlink()  # apt falls back to these two
         (signed.parent / "Release.gpg").unlink()
         await expect_refused(machine, UPDATE, "is not signed")
@@ -82,7 +82,7 @@ async def test_a_repository_with_a_wrong_signature_is_refused(debian: str, packa
 
         for lists in signed.parent.glob("main/*/Packages*"):
             lists.write_bytes(lists.read_bytes()[:-1] + b"x")
-        await expect_refused(machine, UPDATE, "Hash Sum mismatch", "unexpected size", "Encountered")
+        await expect_refused(machine, UPDATE, "Hash Sum mismatch")
         shutil.copytree(packages.release / "apt/dists", machine.root / "srv/apt/dists", dirs_exist_ok=True)
         await machine.shell(UPDATE)
 
