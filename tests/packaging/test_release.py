@@ -1,6 +1,7 @@
 """A dry run of a release: everything but the image is built, signed with a key of this test, and verified by others.
 
-gpg, apt, rpm and spdx-tools verify with the public key alone. tests/vm/test_release.py installs from the repositories.
+gpg, apt and rpm verify with the public key alone. Others' programs read the bill of materials and the provenance.
+tests/vm/test_release.py installs from the repositories.
 """
 
 import gzip
@@ -67,7 +68,19 @@ done
 """
 """A person who enters the passphrase, as gpg's agent asks for it."""
 
-SPDX_TOOLS = "spdx-tools==0.8.3"
+VALIDATORS = ("spdx-tools==0.8.3", "in-toto-attestation==0.9.3")
+
+READ_PROVENANCE = """
+import json, sys
+from google.protobuf.json_format import ParseDict
+from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
+from in_toto_attestation.v1.statement import Statement
+from in_toto_attestation.v1.statement_pb2 import Statement as Message
+found = json.load(sys.stdin)
+Statement.copy_from_pb(ParseDict(found, Message())).validate()
+ParseDict(found["predicate"], Provenance())
+"""
+"""Fails if a field is missing, or one that the formats do not have is there."""
 
 
 @dataclass(frozen=True)
@@ -215,18 +228,26 @@ def test_the_python_distribution_and_the_archives_are_whole(made: Made, tmp_path
         assert compared.returncode == 0
 
 
-def test_the_bill_of_materials_is_valid_and_names_each_library(made: Made, tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", tmp_path]
-    installed = subprocess.run([*pip, SPDX_TOOLS], capture_output=True, text=True)
-    need(installed.returncode == 0, f"{SPDX_TOOLS} cannot be installed: {installed.stderr[-300:]}")
+@pytest.fixture(scope="module")
+def validators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a Python that has the validators."""
+    folder = tmp_path_factory.mktemp("validators")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", folder]
+    installed = subprocess.run([*pip, *VALIDATORS], capture_output=True, text=True)
+    need(installed.returncode == 0, f"{' '.join(VALIDATORS)} cannot be installed: {installed.stderr[-300:]}")
+    return os.environ | {"PYTHONPATH": str(folder)}
+
+
+def test_the_bill_of_materials_is_valid_and_names_each_library(
+    made: Made, validators: dict[str, str], tmp_path: Path
+) -> None:
     bill = made.folder / "sbom.spdx.json"
     check = [sys.executable, "-m", "spdx_tools.spdx.clitools.pyspdxtools", "--version", "SPDX-2.3", "--infile"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([*check, bill], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*check, bill], env=validators, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     wrong = tmp_path / "wrong.spdx.json"
     wrong.write_text(bill.read_text().replace('"SHA256"', '"SHA255"'))
-    assert subprocess.run([*check, wrong], env=environment, capture_output=True).returncode != 0
+    assert subprocess.run([*check, wrong], env=validators, capture_output=True).returncode != 0
 
     document = json.loads(bill.read_text())
     packages = {one["SPDXID"]: one for one in document["packages"]}
@@ -251,6 +272,15 @@ def vendored(rpm: str, checkout: Path) -> set[str]:
 
 def statement(folder: Path) -> Any:
     return json.loads((folder / "provenance.json").read_text())
+
+
+def test_the_provenance_has_the_form_of_in_toto_and_slsa(made: Made, validators: dict[str, str]) -> None:
+    text = (made.folder / "provenance.json").read_text()
+    read = [sys.executable, "-c", READ_PROVENANCE]
+    done = subprocess.run(read, env=validators, input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    wrong = text.replace('"byproducts"', '"products"')
+    assert subprocess.run(read, env=validators, input=wrong, capture_output=True, text=True).returncode != 0
 
 
 def test_the_provenance_names_the_commit_the_tools_and_the_files(made: Made) -> None:
