@@ -92,7 +92,7 @@ def make_snapshot(member: Object | None = None, **changes: Any) -> MemberSnapsho
 
 
 ADMITTED = Condition("Admitted", True, "Admitted", "a member of group web")
-REGISTERED = Condition("Registered", True, "Registered", f"ExternalWorkload {NAME} has address {ADDRESS}")
+REGISTERED = Condition("Registered", True, "Registered", f"ExternalWorkload {NAME} exists")
 LIVE = Condition("Live", True, "HeartbeatsArrive", "its Lease is being renewed")
 
 

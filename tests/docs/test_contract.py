@@ -198,7 +198,7 @@ def test_every_reason_in_the_code_is_in_the_contract() -> None:
         ("Admitted, of a Member", 1, "controller.policy.admit", set()),
         (
             "Registered, Live, Cloned, Certified, of a Member", 2, "controller.policy.transitions",
-            {"AddressRefused", "AddressInUse", "NotReady"},  # those of Admitted
+            {"AddressRefused", "AddressInUse", "NotReady", "ReadyAwaited"},  # from other modules
         ),
         ("Ready, of an ExternalWorkload", 1, "listing.ready", {"NotLive", "Evicted", "AddressChanges"}),
     ],

@@ -58,8 +58,10 @@ READY = Readiness(True, "Ready", "certificate, proxy and rules are in place, and
 UNLISTED = Readiness(False, "NotServing", "the ports are not listed yet")
 
 
-def reported(readiness: Readiness, is_live: bool = True, workload: str = "uid-1") -> Reported:
-    return Reported(readiness, workload, is_live)
+def reported(
+    readiness: Readiness, is_live: bool = True, workload: str = "uid-1", registered: Condition | None = None
+) -> Reported:
+    return Reported(readiness, workload, is_live, registered=registered)
 
 
 def not_ready(reason: str, message: str, note: str = "") -> SetReady:
@@ -132,9 +134,19 @@ CASES: dict[str, Case] = {
         (SetReady(READY),),
     ),
     "a member whose address was changed reports again": (
-        replace(LISTED, registered=Condition("Registered", True, "Registered", "ExternalWorkload x has address y")),
-        reported(READY),
+        replace(LISTED, registered=Condition("Registered", True, "ReadyAwaited", "since 12:00:45")),
+        reported(READY, registered=Condition("Registered", True, "ReadyAwaited", "since 12:00:05")),
         (SetReady(READY),),
+    ),
+    "once": (
+        replace(LISTED, registered=Condition("Registered", True, "ReadyAwaited", "since 12:00:45")),
+        reported(READY, registered=Condition("Registered", True, "ReadyAwaited", "since 12:00:45")),
+        (),
+    ),
+    "its registration alone is nothing to report about": (
+        replace(LISTED, registered=Condition("Registered", True, "Registered", "it exists")),
+        reported(READY),
+        (),
     ),
     "a member that is not live reports nothing new": (replace(LISTED, is_live=False), reported(READY), ()),
     "an admin's cordon costs readiness, and the controller withdraws the ports": (

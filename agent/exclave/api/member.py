@@ -18,6 +18,7 @@ RenewalResult = Literal["renewed", "too-soon", "failed"]
 
 
 ADMITTED, REGISTERED, LIVE = "Admitted", "Registered", "Live"
+READY_AWAITED = "ReadyAwaited"  # reason of Registered: the machine must report condition Ready again
 CLONED = "Cloned"  # condition of a Member that two machines have used; others lack it
 CERTIFIED = "Certified"  # condition of a Member whose CSR was refused once; others lack it
 
@@ -166,11 +167,12 @@ def view_member(found: Object) -> MemberView:
         cloned=conditions.get(CLONED),
         certified=conditions.get(CERTIFIED),
         mark=_text(status, "mark"),
-        live_since=_transition_time(status, LIVE),
+        live_since=transition_time(status, LIVE),
     )
 
 
-def _transition_time(status: Mapping[str, Any], kind: str) -> str:
+def transition_time(status: Mapping[str, Any], kind: str) -> str:
+    """The time of the last change of the condition of this type, as it is in a status; "" without one. Never raises."""
     times = (_text(one, "lastTransitionTime") for one in mappings_in(status, "conditions") if one.get("type") == kind)
     return next(times, "")
 

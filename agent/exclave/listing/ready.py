@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass, replace
 
-from exclave.api.member import Condition, DataPath
+from exclave.api.member import READY_AWAITED, Condition, DataPath
 from exclave.data_path.assessment import Assessment
 
 # Reasons of condition Ready that a machine writes.
@@ -57,7 +57,7 @@ class ReadinessFacts:
     workload: str | None = None  # uid of the ExternalWorkload
     is_live: bool = False
     live_since: str = ""  # when the controller has changed `is_live` last
-    registered: Condition | None = None  # the controller's, with the listed address
+    registered: Condition | None = None  # the controller's
     silence: str = ""  # why the controller has withdrawn this member, or soon will: heartbeats do not arrive
     is_cordoned: bool = False
     unconfirmed: str = ""  # why unconfirmed rules were removed
@@ -180,7 +180,9 @@ def _must_report(wanted: Readiness, facts: ReadinessFacts, reported: Reported | 
         return True
     if facts.is_live and (not reported.is_live or facts.live_since != reported.live_since):
         return True
-    if facts.registered != reported.registered:  # before it changes an address, the controller writes Ready=False
+    # Before it changes an address, the controller overwrites the condition. The message has the time.
+    is_awaited = facts.registered is not None and facts.registered.reason == READY_AWAITED
+    if is_awaited and facts.registered != reported.registered:
         return True
     before = reported.readiness
     is_noteworthy = wanted.note != before.note and (wanted.ready or bool(wanted.note))

@@ -9,7 +9,14 @@ import pytest
 from exclave.api.group import Port
 from exclave.api.requests import Object, Request
 from exclave.api.workload.withdrawal import NOTICE, SETTLE
-from exclave.controller.policy.register import MarkNotReady, is_ready, may_list, register, wanted_workload
+from exclave.controller.policy.register import (
+    MarkNotReady,
+    awaits_ready_since,
+    is_ready,
+    may_list,
+    register,
+    wanted_workload,
+)
 from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
@@ -281,6 +288,22 @@ def test_another_address_is_listed_when_pods_have_had_notice_of_the_former_one()
         "AddressChanges", "pods get its new address in a second"
     ), "the address of an endpoint never changes"
     assert register(noticed.replaced(unready_at=noticed.now), GROUP, MESH) == SETTLE
+
+
+def withdrawn_for_a_move(time: str) -> Object:
+    return {
+        "type": "Ready", "status": "False", "reason": "AddressChanges", "message": "", "lastTransitionTime": time,
+    }  # fmt: skip
+
+
+def test_ready_is_awaited_when_the_address_is_right_again_also_without_a_change() -> None:
+    listed = settled_snapshot(serving=True)
+    since = "2026-12-01T10:00:00Z"
+    found = merge_patch(listed.workload or {}, {"status": {"conditions": [withdrawn_for_a_move(since)]}})
+    moved = listed.replaced(member=merge_patch(listed.member, {"spec": {"addresses": ["10.77.0.21"]}}), workload=found)
+    assert awaits_ready_since(moved, GROUP) is None, "it changes now"
+    assert awaits_ready_since(moved.replaced(member=listed.member), GROUP) == since
+    assert awaits_ready_since(listed, GROUP) is None, "the machine has reported"
 
 
 def test_ready_is_read_from_the_condition() -> None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from exclave.api.group import Port
 from exclave.api.identity import server_name
 from exclave.api.malformed import mapping_in, mappings_in
-from exclave.api.member import READY, read_conditions
+from exclave.api.member import READY, condition_of, read_conditions, transition_time
 from exclave.api.names import GROUP_LABEL, PORTS_FINALIZER
 from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, Object, Request, create, patch
 from exclave.api.workload.opaque_ports import OPAQUE_PORTS, opaque_list
@@ -20,7 +20,7 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 # Annotation: the labels that we wrote, so that one removed from the group is removed here, and other labels stay.
 OUR_LABELS = "exclave.dev/labels"
 
-ADDRESS_CHANGES = "AddressChanges"  # reason of condition Ready: the controller changes the address
+ADDRESS_CHANGES = "AddressChanges"  # reason of condition Ready: the controller is about to change the address
 
 INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
 
@@ -154,11 +154,25 @@ def _end_endpoint(snapshot: MemberSnapshot, workload: Object) -> MarkNotReady | 
     """The step that ends the endpoint of Services, or the seconds to wait; None if its address may change.
 
     Linkerd reports endpoints of a Service to pods by the name of the ExternalWorkload. Another address of an endpoint
-    is never reported, and pods use the old one for ever. The machine writes Ready=True when the new one is listed.
+    is never reported, and pods use the old one for ever. See `awaits_ready_since` for its return.
     """
     if is_ready(workload):
         return MarkNotReady(ADDRESS_CHANGES, "pods get its new address in a second")
     return snapshot.settle_left or None
+
+
+def awaits_ready_since(snapshot: MemberSnapshot, group: Group) -> str | None:
+    """The time since which the machine must report Ready again after a change of its address; None if it need not.
+
+    It must, too, if the Member got its former address again before the change.
+    """
+    ready = condition_of(snapshot.workload, READY)
+    if ready is None or ready.reason != ADDRESS_CHANGES:
+        return None
+    listed = mapping_in(snapshot.workload, "spec").get("workloadIPs")
+    if not _same(_addresses(snapshot, group), listed):
+        return None  # it changes now
+    return transition_time(mapping_in(snapshot.workload, "status"), READY)
 
 
 def _changes(wanted: Object, found: Object) -> Object:

@@ -11,8 +11,17 @@ from typing import Any, ClassVar
 
 from exclave.api.csr import csr_sha256
 from exclave.api.issuer import identity_fault
-from exclave.api.malformed import mapping_in, mappings_in
-from exclave.api.member import ADMITTED, CERTIFIED, CLONED, LIVE, REGISTERED, Condition, read_conditions, with_condition
+from exclave.api.member import (
+    ADMITTED,
+    CERTIFIED,
+    CLONED,
+    LIVE,
+    READY_AWAITED,
+    REGISTERED,
+    Condition,
+    read_conditions,
+    with_condition,
+)
 from exclave.api.names import DRAIN, FINALIZER, PORTS_FINALIZER, group_of_member
 from exclave.api.requests import Object, Request
 from exclave.controller.policy.admit import (
@@ -31,7 +40,14 @@ from exclave.controller.policy.admit import (
 from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.liveness import FORGET_CLONE
 from exclave.controller.policy.mark import mark_of
-from exclave.controller.policy.register import MarkNotReady, is_of_group, is_ready, register, withdraw
+from exclave.controller.policy.register import (
+    MarkNotReady,
+    awaits_ready_since,
+    is_of_group,
+    is_ready,
+    register,
+    withdraw,
+)
 from exclave.controller.policy.sign import key_fault
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
@@ -274,13 +290,11 @@ def _registered(snapshot: MemberSnapshot) -> Condition:
     fault = address_refusal(snapshot, snapshot.group) if snapshot.group is not None else None
     if fault is not None:
         return Condition(REGISTERED, False, fault.reason, f"no port is listed: {fault.message}")
-    # The machine reports Ready again when this changes.
-    addresses = " ".join(
-        str(one.get("ip")) for one in mappings_in(mapping_in(snapshot.workload, "spec"), "workloadIPs")
-    )
-    return Condition(
-        REGISTERED, True, "Registered", f"ExternalWorkload {snapshot.view.name} has address {addresses or 'none'}"
-    )
+    name = snapshot.view.name
+    if snapshot.group is not None and (since := awaits_ready_since(snapshot, snapshot.group)) is not None:
+        message = f"its address in ExternalWorkload {name} is right, and it has to report Ready again, since {since}"
+        return Condition(REGISTERED, True, READY_AWAITED, message)
+    return Condition(REGISTERED, True, "Registered", f"ExternalWorkload {name} exists")
 
 
 def _cloned(snapshot: MemberSnapshot) -> Condition | None:
