@@ -47,6 +47,7 @@ async def test_it_names_member_processes_table_and_files_and_changes_nothing(pat
         member="shop/web-k7q2x-1",
         processes=(f"{os.getpid()} (proxy b)",),
         tables=("inet exclave", "inet exclave-private"),
+        rules=(),
         links=(),
         files=(
             *(str(paths.state / name) for name in STATE_FILES),

@@ -24,6 +24,7 @@ from exclave.redirect.keepalive import find_keepalive
 from exclave.redirect.kernel.nft import observe_table
 from exclave.redirect.private_table import has_private_table
 from exclave.redirect.reconciler import FILE as RULES
+from exclave.redirect.source_routing import find_source_rules
 
 STATE_FILES = (
     MEMBERSHIP, JOIN, CREDENTIAL, NEXT_KEY, SVID, SETTINGS, ANSWER, SERVER_ADDRESSES, EVICTION, UNCONFIRMED, AGAIN
@@ -35,18 +36,25 @@ RUNTIME_FILES = (BOOT, RECORDS, KEEPALIVE, RULES, "resolv.conf", "workload.sock"
 
 @dataclass(frozen=True)
 class LeavePreview:
-    """The Member (`NAMESPACE/NAME`), processes (with pids), tables, links and files (paths) that are there now."""
+    """The Member (`NAMESPACE/NAME`), and what is there now: processes (pids), tables, routing rules, links, files."""
 
     member: str | None
     processes: tuple[str, ...]
     tables: tuple[str, ...]
+    rules: tuple[str, ...]
     links: tuple[str, ...]
     files: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """One line for each."""
         cluster = [f"Member {self.member}, with its account, Lease and ExternalWorkload"] if self.member else []
-        local = (("process", self.processes), ("table", self.tables), ("link", self.links), ("file", self.files))
+        local = (
+            ("process", self.processes),
+            ("table", self.tables),
+            ("routing rule", self.rules),
+            ("link", self.links),
+            ("file", self.files),
+        )
         return [*cluster, *(f"{kind} {one}" for kind, found in local for one in found)]
 
 
@@ -66,6 +74,7 @@ async def preview_leave(paths: Paths) -> LeavePreview:
         member=f"{record.namespace}/{record.member}" if record is not None else None,
         processes=tuple(processes),
         tables=tuple(tables),
+        rules=await find_source_rules(),
         links=tuple("addresses of exclave on lo" if name == "lo" else name for name in await find_link()),
         files=tuple(str(path) for path in _files(paths) if path.exists()),
     )

@@ -108,15 +108,28 @@ async def remove_source_rules() -> int:
     return len((await _reconcile(())).delete)
 
 
+async def find_source_rules() -> tuple[str, ...]:
+    """Our rules, one text for each family that has some. Needs no agent. Raises HostError."""
+    async with _open_kernel() as kernel:
+        return tuple(sorted({f"from {rule.source}" for rule in await _list(kernel) if rule.is_ours}))
+
+
 async def _reconcile(addresses: Collection[str]) -> RulesChange:
+    async with _open_kernel() as kernel:
+        change = plan_rules(await _list(kernel), addresses)
+        for rule in change.add:
+            await _send(kernel, NEW_RULE, CREATE | EXCLUSIVE, rule, errno.EEXIST)
+        for rule in change.delete:
+            await _send(kernel, DELETED_RULE, 0, rule, errno.ENOENT)
+        return change
+
+
+@asynccontextmanager
+async def _open_kernel() -> AsyncIterator[trio.socket.SocketType]:
+    """A socket for requests about rules. Failures in the block become HostErrors."""
     try:
         with trio.fail_after(TIMEOUT), make_socket(ROUTE) as kernel:
-            change = plan_rules(await _list(kernel), addresses)
-            for rule in change.add:
-                await _send(kernel, NEW_RULE, CREATE | EXCLUSIVE, rule, errno.EEXIST)
-            for rule in change.delete:
-                await _send(kernel, DELETED_RULE, 0, rule, errno.ENOENT)
-            return change
+            yield kernel
     except PermissionError:
         text = "changing routing rules is not permitted"
         raise HostError(Fault.NO_PRIVILEGE, text, "run as root, with the capability NET_ADMIN") from None

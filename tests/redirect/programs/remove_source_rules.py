@@ -1,7 +1,7 @@
-"""Remove the routing rules of replies; print how many there were."""
+"""Prints the rules of replies that are there, removes them, and prints their number: no agent is needed for that."""
 
 import trio
 
-from exclave.redirect.source_routing import remove_source_rules
+from exclave.redirect.source_routing import find_source_rules, remove_source_rules
 
-print(trio.run(remove_source_rules))
+print(*trio.run(find_source_rules), trio.run(remove_source_rules), sep=", ")
