@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -13,23 +14,25 @@ from exclave.api.requests import (
     MEMBERS,
     SERVICE_ACCOUNTS,
     WORKLOAD_GROUPS,
+    Object,
     delete,
     list_all,
     patch,
 )
-from exclave_sandbox.demo.membership import BY_ADDRESS, JoinScenes, ready_of
+from exclave_sandbox.demo.membership import BY_ADDRESS, JoinScenes, issue_token, ready_of
 from exclave_sandbox.demo.traffic import BY_GROUP, BY_POD_SERVICE
 from exclave_sandbox.expect import UnexpectedError, eventually
 from exclave_sandbox.linkerd.release import LinkerdBinaries
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.kubernetes import find_binaries
-from exclave_sandbox.stage.stage import DemoStage, fetch, open_stage
+from exclave_sandbox.stage.stage import DemoStage, fetch, open_stage, open_virtual_machine
 from support.figures import add_figure
 from support.swap_lab import Load, open_load
 
 FOLDER = "EXCLAVE_REAL"
 BY_POD_ADDRESS = f"http://{mesh.POD}:{mesh.POD_PORT}/"
 PATIENCE = 60.0
+MORE_VMS = "10.77.0.3"  # their addresses begin with that
 STEADY = 3.0  # seconds of traffic around a change
 WAYS = ("by Service", "by address", "to the pod by Service", "to the pod by address")
 
@@ -45,6 +48,27 @@ async def open_mesh(release: LinkerdBinaries) -> AsyncIterator[DemoStage]:
         await stage.vm.wait_idle()
         await joining.join()
         yield stage
+
+
+@asynccontextmanager
+async def open_more_members(stage: DemoStage, count: int) -> AsyncIterator[None]:
+    """More machines in the group, ready while open."""
+    token = (await issue_token(stage, count, "m3mb3")).encode()
+    proxy = Path(stage.scratch, "linkerd2-proxy")
+    async with AsyncExitStack() as stack:
+        for number in range(count):
+            name = f"vm-{number}"
+            machine = await stage.network.add(name, f"{MORE_VMS}{number}/24")
+            for network in mesh.CLUSTER_NETWORKS:
+                await machine.add_route(network)
+            vm = await stack.enter_async_context(open_virtual_machine(stage.network, machine, proxy, name))
+            (vm.folder / "machine-id").write_text(f"{number + 1:032x}\n")
+            await machine.must("mount", "--bind", str(vm.folder / "machine-id"), "/etc/machine-id")
+            vm.start_agent()
+            await vm.wait_idle()
+            done = await vm.command("join", "--token-file", "-", "--json", stdin=token)
+            assert done.status == 0, done.errors
+        yield
 
 
 @dataclass
@@ -100,15 +124,19 @@ async def change_group(stage: DemoStage, spec: dict[str, Any]) -> None:
 
 
 async def wait_listed(stage: DemoStage, ports: dict[str, int]) -> None:
-    """Wait until the member's ExternalWorkload lists these ports, by name, and is Ready."""
+    """Wait until each member's ExternalWorkload lists these ports, by name, and is Ready."""
 
-    async def listed() -> object:
+    def view(workload: Object) -> tuple[object, dict[str, int]]:
+        return ready_of(workload), {port["name"]: port["port"] for port in workload["spec"].get("ports", ())}
+
+    async def listed() -> list[object]:
         workloads = (await stage.admin.send(list_all(EXTERNAL_WORKLOADS, mesh.NAMESPACE)))["items"]
-        (found,) = (one for one in workloads if one["metadata"]["labels"]["app"] == mesh.GROUP)
-        return ready_of(found), {port["name"]: port["port"] for port in found["spec"].get("ports", ())}
+        return [view(one) for one in workloads if one["metadata"]["labels"]["app"] == mesh.GROUP]
 
     with trio.fail_after(PATIENCE):
-        await eventually("the ports", listed, lambda found: found == ("True", ports), every=0.2)
+        await eventually(
+            "the ports", listed, lambda found: bool(found) and all(one == ("True", ports) for one in found), every=0.2
+        )
 
 
 async def fetch_from(stage: DemoStage) -> str:

@@ -13,7 +13,7 @@ from exclave_sandbox.expect import eventually
 from exclave_sandbox.linkerd.release import LinkerdBinaries
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.stage import DemoStage
-from real.mesh import ENDINGS, STEADY, change_group, open_loads, open_mesh, wait_listed
+from real.mesh import ENDINGS, STEADY, change_group, open_loads, open_mesh, open_more_members, wait_listed
 from support.figures import add_figure
 
 HTTP = {"name": "http", "port": mesh.GROUP_PORT}
@@ -23,7 +23,8 @@ ENDS = 5
 CLIENTS = 3  # of each way; each waits for its answer, so an end costs each at most one request
 
 
-async def test_no_request_fails_while_the_group_changes(release: LinkerdBinaries) -> None:
+@pytest.mark.parametrize("members", [1, 3])
+async def test_no_request_fails_while_the_group_changes(release: LinkerdBinaries, members: int) -> None:
     changes = {
         "a port is added": ({"ports": [HTTP, MORE]}, {"http": mesh.GROUP_PORT, "more": 9090}),
         "a port is renamed": ({"ports": [HTTP, {**MORE, "name": "other"}]}, {"http": mesh.GROUP_PORT, "other": 9090}),
@@ -34,9 +35,9 @@ async def test_no_request_fails_while_the_group_changes(release: LinkerdBinaries
         "the capture changes": ({"capture": "all"}, {"http": mesh.GROUP_PORT}),
     }
     failures = {}
-    async with open_mesh(release) as stage:
+    async with open_mesh(release) as stage, open_more_members(stage, members - 1):
         for name, (spec, ports) in changes.items():
-            async with open_loads(stage, name) as loads:
+            async with open_loads(stage, f"{members} members, {name}") as loads:
                 await trio.sleep(STEADY)
                 await change_group(stage, spec)
                 await wait_listed(stage, ports)

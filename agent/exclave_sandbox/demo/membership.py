@@ -47,10 +47,10 @@ def identity_of(account: str) -> str:
     return f"{account}.{mesh.NAMESPACE}.serviceaccount.identity.{mesh.LINKERD}.{mesh.TRUST_DOMAIN}"
 
 
-async def issue_token(stage: DemoStage, uses: int) -> str:
-    """A join token of the group for so many machines: the line to paste."""
+async def issue_token(stage: DemoStage, uses: int, part: str = "k7q2x") -> str:
+    """A join token of the group for so many machines: the line to paste. `part`: of its and the members' names."""
     expires, access = time.time() + TOKEN_LIFE, stage.access
-    account = join_account(mesh.NAMESPACE, mesh.GROUP, "k7q2x", uses, expires)
+    account = join_account(mesh.NAMESPACE, mesh.GROUP, part, uses, expires)
     await stage.admin.send(api.create(account.resource, account.namespace, account.body))
     name = account.body["metadata"]["name"]
     granted = await stage.admin.send(api.create_token(accounts_namespace(mesh.NAMESPACE), name, TOKEN_LIFE))

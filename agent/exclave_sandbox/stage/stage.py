@@ -139,15 +139,17 @@ async def fetch(machine: Machine | None, url: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def open_virtual_machine(network: Network, machine: Machine, proxy: Path) -> AsyncIterator[VirtualMachine]:
-    """Set up the machine, with its application and `proxy` as the proxy's binary."""
-    folder = network.scratch / "vm"
+async def open_virtual_machine(
+    network: Network, machine: Machine, proxy: Path, name: str = "vm"
+) -> AsyncIterator[VirtualMachine]:
+    """Set up the machine, with its application and `proxy` as the proxy's binary. `name`: of its files."""
+    folder = network.scratch / name
     for name in ("etc/exclave", "var/lib", "run"):
         (folder / name).mkdir(parents=True)
     guest = VirtualMachine(machine, folder)
     guest.config.write_text(_CONFIG.format(folder=folder, proxy=proxy))
     echo = machine.command(*module("exclave_sandbox.stage.echo", mesh.GROUP, str(mesh.GROUP_PORT)))
-    async with open_program(echo, network.scratch / "vm-app.log"):
+    async with open_program(echo, network.scratch / f"{name}-app.log"):
         try:
             yield guest
         finally:
