@@ -195,6 +195,8 @@ class DemoStage:
     controller: StageProgram
     linkerd: Mapping[str, StageProgram]
     """The real Linkerd's destination and policy controllers and their proxy, by name; empty with the stand-in."""
+    pod_proxy: StageProgram | None = None
+    """The pod's proxy, if it is the real one."""
 
     @property
     def scratch(self) -> Path:
@@ -242,6 +244,7 @@ async def open_stage(
         proxy = await share_stand_in(network.scratch, pod, machine)
         await _open_pod_application(pod, network.scratch, stack)
         linkerd: Mapping[str, StageProgram] = {}
+        pod_proxy = None
         if installed is None:
             _make_pod_identity(network.scratch / "pod", anchor, issuer)
             await _open_destination(network.scratch, stack)
@@ -249,12 +252,15 @@ async def open_stage(
         else:
             proxy = Path(shutil.copy(installed.binaries.proxy, network.scratch / "linkerd2-proxy"))
             linkerd = await enter(installed.open_control_plane())
-            await enter(installed.open_proxy(Pod(mesh.NAMESPACE, mesh.POD_NAME, mesh.POD_NAME, mesh.POD, pod)))
+            pod_proxy = await enter(
+                installed.open_proxy(Pod(mesh.NAMESPACE, mesh.POD_NAME, mesh.POD_NAME, mesh.POD, pod))
+            )
         await pod.must("nft", POD_RULES)
         for cluster_network in mesh.CLUSTER_NETWORKS:
             await machine.add_route(cluster_network)
         guest = await enter(open_virtual_machine(network, machine, proxy))
-        stage = DemoStage(network, api, access, admin, pod, guest, _start_controller(network.scratch), linkerd)
+        controller = _start_controller(network.scratch)
+        stage = DemoStage(network, api, access, admin, pod, guest, controller, linkerd, pod_proxy)
         stack.push_async_callback(_end_controller, stage)
         yield stage
 
