@@ -228,9 +228,9 @@ def begin_with_clock(codes: object) -> bool:
     return isinstance(codes, list) and codes[:1] == ["clock-skew"]
 
 
-async def is_meshed(lab: Lab, machine: AnyMachine) -> None:
-    """It has no problem, is ready, and its own requests have its identity."""
-    await wait_codes(machine, lambda codes: codes == [])
+async def is_meshed(lab: Lab, machine: AnyMachine, *codes: str) -> None:
+    """It has these problems and no other, is ready, and its own requests have its identity."""
+    await wait_codes(machine, lambda found: found == list(codes))
     await lab.wait_ready(machine)
     assert (await fetch_inside(machine, POD_BY_ADDRESS))["client_id"] == identity_of(mesh.GROUP)
 

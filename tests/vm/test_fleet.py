@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import trio
@@ -13,17 +14,23 @@ from exclave.member.write_limit import PAUSES
 from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from support.figures import add_figure
+from support.needs import need
 from vm.lab import Installed, open_lab, status_of
 from vm.machine import LIMIT
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
 FLEET = int(os.environ.get("EXCLAVE_VM_FLEET", "10"))  # machines; 30 take some minutes on two cores
+INOTIFY = {"bookworm": 9, "trixie": 4}  # inotify instances of a machine, which count as those of one user
+INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 DOUBLINGS = 10  # a first write, and pauses that double up to the longest
 CREDENTIAL = "/etc/credstore/exclave.join-token"
 
 
 async def test_a_fleet_from_one_image_joins_at_its_first_boot(installed: Installed) -> None:
+    wanted = FLEET * INOTIFY[installed.debian]
+    is_enough = int(INOTIFY_LIMIT.read_text()) >= wanted
+    need(is_enough, f"{FLEET} machines need more inotify instances: sysctl fs.inotify.max_user_instances={wanted}")
     async with open_lab(installed) as lab, AsyncExitStack() as stack:
         machines = [await stack.enter_async_context(lab.open_machine(number)) for number in range(1, FLEET + 1)]
         for machine in machines:
