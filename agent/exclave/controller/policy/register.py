@@ -1,4 +1,7 @@
-"""The ExternalWorkload that a member must have, all but its `status`, which the machine writes. Pure."""
+"""The ExternalWorkload that a member must have, all but its `status`, which the machine writes. Pure.
+
+One condition is an exception: Ready=False before its address changes.
+"""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar

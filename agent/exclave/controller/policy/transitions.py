@@ -292,7 +292,7 @@ def _registered(snapshot: MemberSnapshot) -> Condition:
         return Condition(REGISTERED, False, fault.reason, f"no port is listed: {fault.message}")
     name = snapshot.view.name
     if snapshot.group is not None and (since := awaits_ready_since(snapshot, snapshot.group)) is not None:
-        message = f"its address in ExternalWorkload {name} is right, and it has to report Ready again, since {since}"
+        message = f"the machine must report Ready again: Ready=False was written for a change of its address at {since}"
         return Condition(REGISTERED, True, READY_AWAITED, message)
     return Condition(REGISTERED, True, "Registered", f"ExternalWorkload {name} exists")
 
