@@ -7,9 +7,9 @@ github.com/in-toto/attestation, spec/v1/statement.md; PURL-TYPES.rst of package-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
+from exclave.kit.formats.times import rfc3339
 from lock import Locked
 
 HOME = "https://exclave.dev"
@@ -37,7 +37,7 @@ class Source:
     @property
     def when(self) -> str:
         """The date in the form of RFC 3339."""
-        return datetime.fromtimestamp(self.date, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return rfc3339(self.date)
 
 
 def library_purl(library: Locked) -> str:

@@ -16,14 +16,12 @@ import trio
 from exclave.api.names import SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, SECRETS, get, patch
 from exclave.kit.formats.x509 import fingerprint
-from exclave.kit.host.command import run_command
 from exclave.kit.host.files import write_atomic
 from exclave_sandbox.expect import eventually
 from exclave_sandbox.linkerd.release import LinkerdBinaries
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer
 from exclave_sandbox.stage import mesh
-from exclave_sandbox.stage.namespaces import Machine
-from exclave_sandbox.stage.real_linkerd import PROXY_READY
+from exclave_sandbox.stage.real_linkerd import is_proxy_ready
 from exclave_sandbox.stage.stage import DemoStage
 from real.mesh import PATIENCE, STEADY, open_loads, open_mesh, open_more_members
 from support.admin import Admin, Typed
@@ -69,12 +67,7 @@ async def restart_pods(stage: DemoStage, anchors: str) -> None:
         await program.end()
         program.environment = {**program.environment, ANCHORS: anchors}
         program.start()
-        await eventually("the proxy of a pod", partial(is_ready, machine), bool)
-
-
-async def is_ready(machine: Machine | None) -> bool:
-    done = await run_command(list(PROXY_READY) if machine is None else machine.command(*PROXY_READY))
-    return done.status == 0
+        await eventually("the proxy of a pod", partial(is_proxy_ready, machine), bool)
 
 
 async def type_command(stage: DemoStage, *words: str) -> Typed:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -47,6 +48,12 @@ PROXY_READY = ("python3", "-I", "-c", "import urllib.request as r; r.urlopen('ht
 """Succeeds where a proxy is ready, on its own machine."""
 
 _WITH_RUN = ("unshare", "--mount", "--", "sh", "-ec", 'mount --bind "$0" /run; exec "$@"')
+
+
+async def is_proxy_ready(machine: Machine | None) -> bool:
+    """True if the proxy of this machine (None: the cluster's) is ready."""
+    done = await run_command(list(PROXY_READY) if machine is None else machine.command(*PROXY_READY))
+    return done.status == 0
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ class RealLinkerd:
             found = container(self.manifests, "linkerd-destination", "linkerd-proxy")
             variables = environment(found, pod.manifest, self._addresses(control_plane))
             proxy = await stack.enter_async_context(self._open(pod.machine, command, f"proxy-{pod.name}", variables))
-            await eventually(f"proxy of {pod.name}", lambda: self._is_ready(pod.machine), bool)
+            await eventually(f"proxy of {pod.name}", partial(is_proxy_ready, pod.machine), bool)
             yield proxy
 
     def _addresses(self, control_plane: str) -> dict[str, str]:
@@ -149,10 +156,6 @@ class RealLinkerd:
     ) -> AbstractAsyncContextManager[StageProgram]:
         log = self.scratch / f"linkerd-{name}.log"
         return open_program(command, log, environment=variables, in_machine=machine is not None)
-
-    async def _is_ready(self, machine: Machine | None) -> bool:
-        done = await run_command(list(PROXY_READY) if machine is None else machine.command(*PROXY_READY))
-        return done.status == 0
 
     async def _make_run(self, name: str, namespace: str, account: str) -> Path:
         """The folder that a program gets as /run: accounts' tokens, certificates and configuration at their places."""

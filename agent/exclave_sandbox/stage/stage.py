@@ -144,8 +144,8 @@ async def open_virtual_machine(
 ) -> AsyncIterator[VirtualMachine]:
     """Set up the machine, with its application and `proxy` as the proxy's binary. `name`: of its files."""
     folder = network.scratch / name
-    for name in ("etc/exclave", "var/lib", "run"):
-        (folder / name).mkdir(parents=True)
+    for part in ("etc/exclave", "var/lib", "run"):
+        (folder / part).mkdir(parents=True)
     guest = VirtualMachine(machine, folder)
     guest.config.write_text(_CONFIG.format(folder=folder, proxy=proxy))
     echo = machine.command(*module("exclave_sandbox.stage.echo", mesh.GROUP, str(mesh.GROUP_PORT)))

@@ -197,7 +197,7 @@ def _installation_keys(session: Session, choice: Installation, *, leaves_namespa
 
 
 def _keys_in_namespace(session: Session, namespace: str) -> list[Key]:
-    """What the controller, an admin or cert-manager made in the controller's namespace."""
+    """The objects of the controller's namespace that the controller, an admin or cert-manager made."""
     has_certificates = session.kubectl.get(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, CERT_MANAGER) is not None
     return [
         *([(kinds.CERTIFICATES, namespace, ISSUER)] if has_certificates else []),  # it would make the Secret again

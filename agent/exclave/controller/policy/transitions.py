@@ -290,11 +290,10 @@ def _registered(snapshot: MemberSnapshot) -> Condition:
     fault = address_refusal(snapshot, snapshot.group) if snapshot.group is not None else None
     if fault is not None:
         return Condition(REGISTERED, False, fault.reason, f"no port is listed: {fault.message}")
-    name = snapshot.view.name
     if snapshot.group is not None and (since := awaits_ready_since(snapshot, snapshot.group)) is not None:
         message = f"the machine must report Ready again: Ready=False was written for a change of its address at {since}"
         return Condition(REGISTERED, True, READY_AWAITED, message)
-    return Condition(REGISTERED, True, "Registered", f"ExternalWorkload {name} exists")
+    return Condition(REGISTERED, True, "Registered", f"ExternalWorkload {snapshot.view.name} exists")
 
 
 def _cloned(snapshot: MemberSnapshot) -> Condition | None:
